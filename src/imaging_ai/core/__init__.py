@@ -1,0 +1,1 @@
+"""The vocabulary: values and rules of the domain, no input or output."""

@@ -1,0 +1,83 @@
+"""What a model found, in the standard's words and before any DICOM encoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Algorithm", "Code", "Finding", "Measurement", "SegmentDescription"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 section 8): value, scheme designator (SCT, DCM, UCUM, …) and meaning."""
+
+    value: str
+    scheme_designator: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """The model that made a result (PS3.3 10.16, TID 4019), pinned by the digest of its whole bundle.
+
+    `device_uid` changes whenever the weights do (IHE AIR, Contributing Equipment).
+    """
+
+    name: str
+    version: str
+    manufacturer: str
+    family: Code
+    digest: str
+    device_uid: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentDescription:
+    """One thing a model can segment (PS3.3 C.8.20.2): label, coded category and type, colour (CIELab)."""
+
+    label: str
+    property_category: Code
+    property_type: Code
+    anatomic_region: Code | None = None
+    cielab: tuple[float, float, float] | None = None
+    min_volume_ml: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number with its coded quantity and UCUM unit; `derivation` e.g. Mean, Standard Deviation."""
+
+    quantity: Code
+    value: float
+    unit: Code
+    derivation: Code | None = None
+    method: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """One segment of a result: what it is, where it is, what was measured on it.
+
+    `mask` is boolean of the grid's ``(slices, rows, columns)``; all false when nothing was found.
+    The tracking identifiers are shared by the SEG segment and the SR measurement group.
+    """
+
+    segment_number: int
+    description: SegmentDescription
+    mask: NDArray[np.bool_]
+    tracking_identifier: str
+    tracking_uid: str
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.mask.any())
+
+
+ResultKind = Literal["SEG", "SR", "PM", "SC", "KO"]

@@ -1,0 +1,96 @@
+"""The engine and the scope of a transaction, the same on SQLite and PostgreSQL.
+
+A transaction says beforehand whether it writes. On SQLite a writer starts with BEGIN IMMEDIATE, so two
+writers queue for the lock (`busy_timeout`) instead of failing when one upgrades; readers see a snapshot
+(WAL) and never wait. Errors of the connection come out as `DatabaseUnavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlmodel import Session
+
+from imaging_ai.errors import DatabaseUnavailable
+
+__all__ = ["Database"]
+
+_WRITES = "imaging_ai_writes"
+
+#: SQLite settings of every connection. NORMAL: a commit survives kill -9 at once and a power cut from the
+#: next checkpoint on; what a power cut takes of the index is rebuilt from the synced objects.
+_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON", "temp_store=MEMORY")
+
+
+class Database:
+    """One database, its connection pool, and transactions on it.
+
+    `url` is a SQLAlchemy URL: ``sqlite:///…`` or ``postgresql+psycopg://…`` (``postgresql://`` is taken as that).
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+        self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+        self.is_sqlite = self.url.startswith("sqlite")
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 20, "pool_timeout": 10.0}
+        if self.is_sqlite:
+            options["connect_args"] = {"check_same_thread": False, "timeout": 10.0}
+        else:
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {"connect_timeout": 5}
+        self.engine: Engine = create_engine(self.url, **options)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that only reads."""
+        with self._session(writes=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a session whose work is committed when the block ends, and rolled back when it raises."""
+        with self._session(writes=True) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def _session(self, *, writes: bool) -> Iterator[Session]:
+        try:
+            with self.engine.connect() as connection:
+                bound = connection.execution_options(**{_WRITES: writes})
+                with Session(bind=bound, expire_on_commit=False) as session:
+                    yield session
+        except (OperationalError, InterfaceError) as error:
+            raise DatabaseUnavailable(f"the database does not answer: {type(error.orig).__name__}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable("the connection to the database was lost") from error
+            raise
+
+    def ping(self) -> None:
+        """Raise `DatabaseUnavailable` unless the database answers a query."""
+        with self.read() as session:
+            session.connection().execute(text("SELECT 1"))
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get(_WRITES, True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN DEFERRED")

@@ -1,0 +1,267 @@
+"""The tables. Rows do not travel: functions elsewhere return `core` values built from them.
+
+Times are seconds since the epoch, UTC, as double precision. JSON columns hold text that this program wrote.
+SQLModel tables do not validate, so rows are built only from values that are already valid.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+__all__ = [
+    "AuditEventRow",
+    "DeliveryRow",
+    "FindingRow",
+    "InstanceDocumentRow",
+    "InstanceRow",
+    "JobRow",
+    "ReplacedInstanceRow",
+    "ResultRow",
+    "SeriesRow",
+    "StudyRow",
+    "WorkerRow",
+]
+
+
+def _key() -> int | None:
+    return Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
+    )
+
+
+def _time(*, nullable: bool = False, index: bool = False) -> float | None:
+    return Field(default=None, sa_column=Column(Double(), nullable=nullable, index=index))
+
+
+class StudyRow(SQLModel, table=True):
+    """A study with its patient, as its newest instance tells them."""
+
+    __tablename__ = "study"
+    id: int | None = _key()
+    study_instance_uid: str = Field(unique=True, max_length=64)
+    patient_id: str = Field(default="", index=True)
+    issuer_of_patient_id: str = ""
+    patient_name: str = Field(default="", index=True)
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    study_date: str = Field(default="", index=True)
+    study_time: str = ""
+    accession_number: str = Field(default="", index=True)
+    study_id: str = ""
+    study_description: str = ""
+    referring_physician_name: str = ""
+    created_at: float | None = _time()
+    updated_at: float | None = _time()
+
+
+class SeriesRow(SQLModel, table=True):
+    """A series, and how complete it is.
+
+    `state` is RECEIVING while instances may still come and SETTLED once the rules have seen `revision`.
+    `settle_at` is when it counts as complete unless something more arrives; every arrival moves it.
+    """
+
+    __tablename__ = "series"
+    __table_args__ = (
+        UniqueConstraint("study_id", "series_instance_uid"),
+        Index(
+            "series_due",
+            "settle_at",
+            sqlite_where=text("state = 'RECEIVING'"),
+            postgresql_where=text("state = 'RECEIVING'"),
+        ),
+    )
+    id: int | None = _key()
+    study_id: int = Field(foreign_key="study.id", index=True)
+    series_instance_uid: str = Field(max_length=64, index=True)
+    modality: str = Field(default="", index=True)
+    series_number: int | None = None
+    series_description: str = ""
+    series_date: str = ""
+    series_time: str = ""
+    body_part_examined: str = ""
+    protocol_name: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    station_name: str = ""
+    institution_name: str = ""
+    performed_procedure_step_start_date: str = ""
+    performed_procedure_step_start_time: str = ""
+    frame_of_reference_uid: str = ""
+    origin: str = "received"  # received | result
+    source: str = ""  # calling AE title or principal that sent the last instance
+    instance_count: int = 0
+    expected_count: int | None = None
+    state: str = "RECEIVING"  # RECEIVING | SETTLED
+    revision: int = 0
+    settle_at: float | None = _time()
+    last_received_at: float | None = _time()
+    created_at: float | None = _time()
+
+
+class InstanceRow(SQLModel, table=True):
+    """An instance and where its bytes lie. The row exists only once they are durable."""
+
+    __tablename__ = "instance"
+    id: int | None = _key()
+    sop_instance_uid: str = Field(unique=True, max_length=64)
+    series_id: int = Field(foreign_key="series.id", index=True)
+    sop_class_uid: str = Field(max_length=64)
+    transfer_syntax_uid: str = Field(max_length=64)
+    instance_number: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int | None = None
+    bits_allocated: int | None = None
+    image_type: str = ""
+    blob_key: str = Field(max_length=200, index=True)
+    blob_offset: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    blob_length: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    received_at: float | None = _time()
+
+
+class InstanceDocumentRow(SQLModel, table=True):
+    """The DICOM JSON (PS3.18 F, bulk data by URI) and frame table of an instance, made once after ingest."""
+
+    __tablename__ = "instance_document"
+    instance_id: int = Field(
+        sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False)
+    )
+    series_id: int = Field(foreign_key="series.id", index=True)
+    metadata_json: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # zlib
+    frames: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.frames
+    error: str = ""  # why it could not be described; then metadata_json is what the index row gives
+
+
+class ReplacedInstanceRow(SQLModel, table=True):
+    """An earlier content of a SOP Instance UID, kept aside by the `replace` policy."""
+
+    __tablename__ = "replaced_instance"
+    id: int | None = _key()
+    sop_instance_uid: str = Field(max_length=64, index=True)
+    blob_key: str = Field(max_length=200)
+    blob_offset: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    blob_length: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    replaced_at: float | None = _time()
+
+
+class JobRow(SQLModel, table=True):
+    """A job; see `core.job.Job`. `dedupe_key` makes asking twice for the same work the same work."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index("job_next", "queue", "state", "priority", "created_at"),
+        Index("job_lease", "state", "lease_until"),
+    )
+    id: int | None = _key()
+    job_uid: str = Field(unique=True, max_length=64)
+    dedupe_key: str = Field(unique=True, max_length=64)
+    state: str = Field(default="SCHEDULED", index=True)
+    priority: int = 1
+    queue: str = "inference-cpu"
+    study_instance_uid: str = Field(index=True, max_length=64)
+    series_instance_uids: str = Field(sa_column=Column(Text(), nullable=False))  # JSON list
+    inputs: str = Field(default="[]", sa_column=Column(Text(), nullable=False))  # JSON list of SOP Instance UIDs
+    revision: int = 0
+    rule: str = ""
+    model: str = Field(default="", index=True)
+    model_digest: str = ""
+    destinations: str = "[]"  # JSON list of names
+    parameters: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
+    attempt: int = 0
+    max_attempts: int = 3
+    progress: int = 0
+    stage: str = "queue"
+    created_at: float | None = _time()
+    not_before: float | None = _time()
+    started_at: float | None = _time(nullable=True)
+    finished_at: float | None = _time(nullable=True)
+    lease_owner: str = ""
+    lease_until: float | None = _time(nullable=True)
+    cancel_requested: bool = False
+    failure_stage: str = ""
+    failure_code: str = ""
+    failure_reason: str = Field(default="", sa_column=Column(Text(), nullable=False))
+    failure_permanent: bool = False
+    supersedes: int | None = None
+    provenance: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
+
+
+class ResultRow(SQLModel, table=True):
+    """One object that a job produced; written in the commit that completes the job."""
+
+    __tablename__ = "result"
+    id: int | None = _key()
+    job_id: int = Field(foreign_key="job.id", index=True)
+    kind: str  # SEG | SR | PM | SC | KO
+    sop_instance_uid: str = Field(unique=True, max_length=64)
+    sop_class_uid: str = Field(max_length=64)
+    created_at: float | None = _time()
+
+
+class FindingRow(SQLModel, table=True):
+    """A coded finding of a job with its measurements, so that results can be queried without parsing DICOM."""
+
+    __tablename__ = "finding"
+    id: int | None = _key()
+    job_id: int = Field(foreign_key="job.id", index=True)
+    tracking_uid: str = Field(max_length=64, index=True)
+    segment_number: int = 0
+    label: str = ""
+    type_code: str = ""
+    type_scheme: str = ""
+    type_meaning: str = ""
+    found: bool = False
+    measurements: str = Field(default="[]", sa_column=Column(Text(), nullable=False))  # JSON
+
+
+class DeliveryRow(SQLModel, table=True):
+    """One result on its way to one destination; see `core.job.DeliveryState`."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "destination"),
+        Index("delivery_next", "state", "next_attempt_at"),
+    )
+    id: int | None = _key()
+    job_id: int = Field(foreign_key="job.id", index=True)
+    sop_instance_uid: str = Field(max_length=64)
+    destination: str
+    state: str = "WAITING"
+    attempts: int = 0
+    next_attempt_at: float | None = _time()
+    lease_owner: str = ""
+    lease_until: float | None = _time(nullable=True)
+    reason: str = ""
+    sent_at: float | None = _time(nullable=True)
+    confirmed_at: float | None = _time(nullable=True)
+
+
+class WorkerRow(SQLModel, table=True):
+    """A live worker process. On its own host its lock file tells whether it lives; elsewhere the lease does."""
+
+    __tablename__ = "worker"
+    owner: str = Field(primary_key=True, max_length=100)
+    host: str = ""
+    pid: int = 0
+    queues: str = ""
+    lock_path: str = ""
+    started_at: float | None = _time()
+    seen_at: float | None = _time()
+
+
+class AuditEventRow(SQLModel, table=True):
+    """Who did what to which object, from where, and how it went. UIDs and codes only."""
+
+    __tablename__ = "audit_event"
+    id: int | None = _key()
+    at: float | None = _time(index=True)
+    action: str = Field(index=True)
+    outcome: str = "success"  # success | refused | failure
+    actor: str = ""
+    origin: str = ""
+    object_type: str = ""
+    object_uid: str = Field(default="", index=True)
+    detail: str = Field(default="", sa_column=Column(Text(), nullable=False))

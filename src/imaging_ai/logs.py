@@ -1,0 +1,83 @@
+"""Logging: one line per event, as JSON or as text, with UIDs and job ids from the context, no patient data.
+
+`bound(job=…, series=…)` puts identifiers into every record logged inside its block, in that thread or task.
+Records carry what is in `message` only; data sets and attribute values never go into a log call.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+
+__all__ = ["bound", "configure"]
+
+_context: contextvars.ContextVar[Mapping[str, object]] = contextvars.ContextVar("imaging_ai_log_context", default={})  # noqa: B039 - never mutated
+
+
+@contextmanager
+def bound(**identifiers: object) -> Iterator[None]:
+    """Add identifiers to every record logged inside the block."""
+    token = _context.set({**_context.get(), **identifiers})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, object] = {
+            "at": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **_context.get(),
+        }
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(event, enc_hook=str).decode()
+
+
+class _TextFormatter(logging.Formatter):
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = (
+            f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        )
+        if context := _context.get():
+            line += " [" + " ".join(f"{key}={value}" for key, value in context.items()) + "]"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+#: Libraries whose own records can carry what a peer sent: held at WARNING whatever our level is.
+_NOISY = (
+    "pynetdicom",
+    "pydicom",
+    "highdicom",
+    "dramatiq",
+    "httpx",
+    "httpcore",
+    "sqlalchemy",
+    "_granian",
+    "granian",
+    "ignite",
+    "monai",
+)
+
+
+def configure(level: str = "INFO", style: str = "text") -> None:
+    """Send records of this process to standard error; `style` is "text" or "json"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
