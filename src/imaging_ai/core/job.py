@@ -11,7 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
-__all__ = ["FINAL_STATES", "TRANSITIONS", "DeliveryState", "Failure", "Job", "JobState", "Priority", "Stage"]
+__all__ = [
+    "FINAL_STATES",
+    "TRANSITIONS",
+    "DeliveryState",
+    "Failure",
+    "Job",
+    "JobRequest",
+    "JobState",
+    "Priority",
+    "Stage",
+]
 
 
 class JobState(StrEnum):
@@ -107,3 +117,26 @@ class Job:
     failure: Failure | None = None
     supersedes: int | None = None
     provenance: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What the router asks of the ledger: run `model` on these instances.
+
+    `dedupe_key` is the same for the same model, rule and input instances, so that asking twice is asking once.
+    `inputs` are the SOP Instance UIDs as the rules saw them. `model` is "" when the request only records why
+    nothing ran; `queue` is then "".
+    """
+
+    dedupe_key: str
+    study_instance_uid: str
+    series_instance_uids: tuple[str, ...]
+    inputs: tuple[str, ...]
+    revision: int
+    rule: str = ""
+    model: str = ""
+    model_digest: str = ""
+    queue: str = ""
+    destinations: tuple[str, ...] = ()
+    priority: Priority = Priority.MEDIUM
+    parameters: dict[str, object] = field(default_factory=dict)
