@@ -6,6 +6,8 @@ SQLModel tables do not validate, so rows are built only from values that are alr
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
@@ -24,14 +26,14 @@ __all__ = [
 ]
 
 
-def _key() -> int | None:
+def _key() -> Any:
     return Field(
         default=None,
         sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=True),
     )
 
 
-def _time(*, nullable: bool = False, index: bool = False) -> float | None:
+def _time(*, nullable: bool = False, index: bool = False) -> Any:
     return Field(default=None, sa_column=Column(Double(), nullable=nullable, index=index))
 
 

@@ -1,0 +1,48 @@
+# Contracts: setup, demo, test, check, bench. Everything runs from .venv; nothing else on the machine is touched,
+# except that `make test` on Debian as root installs the services that the tests use.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: setup demo test check bench chaos services clean help
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: .venv/installed  ## make .venv with the project and its locked dependencies
+
+.venv/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh tests/install_services.sh python3-venv
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## a study in, its results out, on this machine
+	$(BIN)/imaging-ai demo $(ARGS)
+
+services:
+	@sh tests/install_services.sh
+
+test: setup services  ## everything, with real services (skips what is missing unless CI=true)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## style, types, import rules, unit tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit tests/test_*.py -m "not slow" $(ARGS)
+
+bench: setup services  ## speed against DCMTK and Orthanc, in one run
+	$(BIN)/python bench/run.py $(ARGS)
+
+chaos: setup services  ## 200 random kill -9 on each back end
+	CHAOS_KILLS=200 $(BIN)/pytest tests/e2e/test_chaos.py --timeout=3600 $(ARGS)
+
+clean:
+	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache
