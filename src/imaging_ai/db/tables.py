@@ -172,7 +172,9 @@ class JobRow(SQLModel, table=True):
     model_digest: str = ""
     destinations: str = "[]"  # JSON list of names
     parameters: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
-    attempt: int = 0
+    attempt: int = 0  # claims; guards what a worker may still write
+    failures: int = 0  # attempts that failed
+    losses: int = 0  # attempts whose worker died
     max_attempts: int = 3
     progress: int = 0
     stage: str = "queue"
