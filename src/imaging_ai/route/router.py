@@ -1,0 +1,217 @@
+"""The router: takes the studies with complete series, applies the rules, and leaves jobs in the ledger.
+
+Reading headers and deciding happen outside of any transaction. Settling the series, scheduling its jobs and noting why
+nothing ran are one transaction, so that a series never settles without them, whatever is killed. Two routers at once
+make each job once: a series is claimed by one of them, and the same work has the same dedupe key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlmodel import Session
+
+from imaging_ai.archive.archive import Archive
+from imaging_ai.catalog import Catalog
+from imaging_ai.core.job import Failure, JobRequest, Stage
+from imaging_ai.db.engine import Database
+from imaging_ai.db.tables import InstanceRow, SeriesRow, StudyRow
+from imaging_ai.errors import DatabaseUnavailable
+from imaging_ai.logs import bound
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.route.completeness import claim_due, due_studies, next_due, put_off
+from imaging_ai.route.plan import Decision, Run, Skip, looks_around, plan
+from imaging_ai.route.rules import Rule
+
+__all__ = ["Routed", "Router"]
+
+logger = logging.getLogger(__name__)
+
+_SERIES: Any = SeriesRow.__table__  # type: ignore[attr-defined]
+_STUDY: Any = StudyRow.__table__  # type: ignore[attr-defined]
+_INSTANCE: Any = InstanceRow.__table__  # type: ignore[attr-defined]
+
+#: How long a study that could not be routed is left alone, in seconds.
+_PAUSE = 30.0
+_LONGEST_REASON = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What a round of routing did: jobs made, queues that have new work, and when the next series will be due."""
+
+    jobs: int = 0
+    queues: frozenset[str] = frozenset()
+    next_due: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """A series of the study at hand, as the index has it."""
+
+    id: int
+    series_instance_uid: str
+    origin: str
+    state: str
+    settle_at: float
+
+    @property
+    def is_receiving(self) -> bool:
+        return self.state == "RECEIVING"
+
+
+class Router:
+    """Makes jobs of complete series by the rules; any number of routers may run."""
+
+    def __init__(
+        self, database: Database, archive: Archive, ledger: Ledger, catalog: Catalog, rules: Sequence[Rule]
+    ) -> None:
+        self._database = database
+        self._archive = archive
+        self._ledger = ledger
+        self._catalog = catalog
+        self._rules = tuple(rules)
+
+    def route_due(self, now: float | None = None) -> Routed:
+        """Route every study that has a complete series. Safe to call at any time, from anywhere, twice."""
+        now = time.time() if now is None else now
+        scheduled: list[JobRequest] = []
+        with self._database.read() as session:
+            studies = due_studies(session, now)
+        for study_instance_uid in studies:
+            with bound(study=study_instance_uid):
+                scheduled += self._route_guarded(study_instance_uid, now)
+        with self._database.read() as session:
+            return Routed(len(scheduled), frozenset(request.queue for request in scheduled), next_due(session))
+
+    def _route_guarded(self, study_instance_uid: str, now: float) -> list[JobRequest]:
+        try:
+            return self._route(study_instance_uid, now)
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # the edge of one study: it must not keep the others from being routed
+            logger.exception("the study could not be routed; trying again in %.0f s", _PAUSE)
+            with self._database.write() as session:
+                series = _series_of(session, study_instance_uid)
+                put_off(session, [one.id for one in series], now, now + _PAUSE)
+            return []
+
+    def _route(self, study_instance_uid: str, now: float) -> list[JobRequest]:
+        with self._database.read() as session:
+            series = _series_of(session, study_instance_uid)
+        due = [one for one in series if one.is_receiving and one.settle_at <= now]
+        arriving = [one for one in series if one.is_receiving and one.settle_at > now]
+        seen = series if looks_around(self._rules, self._catalog) else due
+        decisions = plan(
+            self._rules,
+            [self._archive.summary(one.series_instance_uid) for one in seen if one.origin != "result"],
+            self._catalog,
+            due=[one.series_instance_uid for one in due],
+            receiving=[one.series_instance_uid for one in arriving],
+        )
+        early = {
+            decision.series_instance_uid for decision in decisions if isinstance(decision, Skip) and decision.waits
+        }
+        ready = [one for one in due if one.series_instance_uid not in early]
+        with self._database.write() as session:
+            if early:
+                waiting = [one.id for one in due if one.series_instance_uid in early]
+                put_off(session, waiting, now, max(one.settle_at for one in arriving))
+            revisions = claim_due(session, now, [one.id for one in ready])
+            claimed = [one for one in ready if one.id in revisions]
+            return self._settle(session, study_instance_uid, claimed, decisions)
+
+    def _settle(
+        self, session: Session, study_instance_uid: str, claimed: Sequence[_Series], decisions: Sequence[Decision]
+    ) -> list[JobRequest]:
+        """Leave in the ledger what was decided on the series that this router claimed."""
+        uids = {one.series_instance_uid for one in claimed}
+        runs = [decision for decision in decisions if isinstance(decision, Run)]
+        scheduled = []
+        for run in runs:
+            if uids.isdisjoint(one.series_instance_uid for one in run.series):
+                continue
+            request = _request(session, study_instance_uid, run)
+            if self._ledger.schedule(session, request) is not None:
+                scheduled.append(request)
+                logger.info("rule %r runs model %r", run.rule, run.model.name)
+        taken = {one.series_instance_uid for run in runs for one in run.series}
+        for series in claimed:
+            if series.origin != "result" and series.series_instance_uid not in taken:
+                self._note(session, study_instance_uid, series, decisions)
+        return scheduled
+
+    def _note(self, session: Session, study_instance_uid: str, series: _Series, decisions: Sequence[Decision]) -> None:
+        """Record why nothing ran on a series."""
+        sentences = [
+            str(decision)
+            for decision in decisions
+            if isinstance(decision, Skip) and decision.series_instance_uid == series.series_instance_uid
+        ]
+        reason = ". ".join(sentences) or "there are no rules; add [[rules]] to the settings"
+        inputs, revision = _inputs(session, [series.series_instance_uid])
+        request = JobRequest(
+            dedupe_key=_key("nothing", series.series_instance_uid, str(revision)),
+            study_instance_uid=study_instance_uid,
+            series_instance_uids=(series.series_instance_uid,),
+            inputs=inputs,
+            revision=revision,
+        )
+        failure = Failure(Stage.ROUTE, "no-rule-matched", reason[:_LONGEST_REASON], permanent=True)
+        self._ledger.note(session, request, failure)
+
+
+def _series_of(session: Session, study_instance_uid: str) -> list[_Series]:
+    rows = session.connection().execute(
+        select(_SERIES.c.id, _SERIES.c.series_instance_uid, _SERIES.c.origin, _SERIES.c.state, _SERIES.c.settle_at)
+        .join(_STUDY, _STUDY.c.id == _SERIES.c.study_id)
+        .where(_STUDY.c.study_instance_uid == study_instance_uid)
+        .order_by(_SERIES.c.id)
+    )
+    return [_Series(*row) for row in rows]
+
+
+def _request(session: Session, study_instance_uid: str, run: Run) -> JobRequest:
+    uids = [one.series_instance_uid for one in run.series]
+    inputs, revision = _inputs(session, uids)
+    parameters = dict(run.parameters)
+    if run.channels:
+        parameters["channels"] = dict(zip(run.channels, uids, strict=True))
+    return JobRequest(
+        dedupe_key=_key(run.model.digest, run.rule, *sorted(inputs)),
+        study_instance_uid=study_instance_uid,
+        series_instance_uids=tuple(uids),
+        inputs=inputs,
+        revision=revision,
+        rule=run.rule,
+        model=run.model.name,
+        model_digest=run.model.digest,
+        queue=run.model.queue,
+        destinations=run.destinations,
+        priority=run.priority,
+        parameters=parameters,
+    )
+
+
+def _inputs(session: Session, series_instance_uids: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """Return the SOP Instance UIDs of some series now, and the sum of their revisions."""
+    in_them = _SERIES.c.series_instance_uid.in_(series_instance_uids)
+    connection = session.connection()
+    inputs = connection.scalars(
+        select(_INSTANCE.c.sop_instance_uid)
+        .join(_SERIES, _SERIES.c.id == _INSTANCE.c.series_id)
+        .where(in_them)
+        .order_by(_INSTANCE.c.sop_instance_uid)
+    )
+    revision = connection.scalar(select(func.sum(_SERIES.c.revision)).where(in_them))
+    return tuple(inputs), int(revision or 0)
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
