@@ -35,6 +35,8 @@ class Volume:
         study and frame of reference from the first.
     unit
         UCUM unit of the voxels, None when the series does not tell.
+    notes
+        What was left out or assumed in reading, a sentence each, without patient data.
     """
 
     voxels: NDArray[np.float32]
@@ -43,3 +45,4 @@ class Volume:
     headers: tuple[Dataset, ...]
     modality: str
     unit: Code | None = None
+    notes: tuple[str, ...] = ()

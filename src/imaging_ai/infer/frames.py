@@ -1,0 +1,141 @@
+"""The frames of instances: where each lies in the patient, and how its stored values become modality values.
+
+Single-frame instances carry this at their top (PS3.3 C.7.6.2, C.11.1), enhanced multi-frame ones in their
+functional groups, per frame or shared (PS3.3 C.7.6.16).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from imaging_ai.errors import SeriesRefused
+
+__all__ = ["Frame", "frames_of"]
+
+#: What tells apart frames at the same place, in the order in which it is worth telling.
+_PHASES = (
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "TriggerTime",
+    "DiffusionBValue",
+    "EchoTime",
+    "EchoNumbers",
+    "InversionTime",
+    "FrameReferenceTime",
+    "AcquisitionNumber",
+    "ImageType",
+    "FrameType",
+    "ConvolutionKernel",
+    "ContentTime",
+    "AcquisitionTime",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One plane of an instance; `index` counts from 0 within the instance `ds`."""
+
+    ds: Dataset
+    index: int
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing: tuple[float, float]
+    thickness: float
+    slope: float
+    intercept: float
+    localizer: bool
+    phases: tuple[tuple[str, str], ...]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector along the stack: row direction x column direction."""
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        return np.asarray(normal / np.linalg.norm(normal))
+
+
+def frames_of(ds: Dataset) -> list[Frame]:
+    """List the frames of an instance.
+
+    Raises
+    ------
+    SeriesRefused
+        If the instance does not say where its frames lie.
+    """
+    if "PerFrameFunctionalGroupsSequence" in ds:
+        shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        return [_frame(ds, k, (group, shared)) for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence)]
+    if int(ds.get("NumberOfFrames") or 1) > 1:
+        raise SeriesRefused("no-geometry", "a multi-frame instance without functional groups has no frame positions")
+    return [_frame(ds, 0, ())]
+
+
+def _frame(ds: Dataset, index: int, groups: tuple[Dataset, ...]) -> Frame:
+    measures = _find(groups, "PixelMeasuresSequence", ds)
+    position = _numbers(_find(groups, "PlanePositionSequence", ds), "ImagePositionPatient", 3)
+    orientation = _numbers(_find(groups, "PlaneOrientationSequence", ds), "ImageOrientationPatient", 6)
+    row, column = orientation[:3], orientation[3:]
+    if abs(np.linalg.norm(row) - 1) > 0.01 or abs(np.linalg.norm(column) - 1) > 0.01 or abs(row @ column) > 0.01:
+        raise SeriesRefused("no-geometry", "ImageOrientationPatient is not two perpendicular unit vectors")
+    spacing = _numbers(measures, "PixelSpacing", 2)
+    if min(spacing) <= 0:
+        raise SeriesRefused("no-geometry", "PixelSpacing is not positive")
+    slope, intercept = _rescale(_find(groups, "PixelValueTransformationSequence", ds))
+    return Frame(
+        ds=ds,
+        index=index,
+        position=position,
+        orientation=orientation,
+        pixel_spacing=(float(spacing[0]), float(spacing[1])),
+        thickness=float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0),
+        slope=slope,
+        intercept=intercept,
+        localizer="LOCALIZER" in (ds.get("ImageType") or ()),
+        phases=tuple(_phases((*_flat(groups), ds) if groups else (ds,))),
+    )
+
+
+def _find(groups: tuple[Dataset, ...], sequence: str, otherwise: Dataset) -> Dataset:
+    """Return the item of a functional group macro: the frame's own, else the shared one, else the instance itself."""
+    for group in groups:
+        if items := group.get(sequence):
+            return items[0]  # type: ignore[no-any-return]
+    return otherwise
+
+
+def _numbers(ds: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
+    try:
+        values = np.asarray(ds.get(keyword), dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise SeriesRefused("no-geometry", f"{keyword} is missing or is not {count} numbers")
+    return values
+
+
+def _rescale(ds: Dataset) -> tuple[float, float]:
+    slope, intercept = ds.get("RescaleSlope"), ds.get("RescaleIntercept")
+    pair = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    if not np.isfinite(pair).all() or pair[0] == 0:
+        raise SeriesRefused("bad-rescale", "RescaleSlope or RescaleIntercept is not a usable number")
+    return pair
+
+
+def _flat(groups: tuple[Dataset, ...]) -> Iterator[Dataset]:
+    """Yield the items of the functional groups of a frame, its own first."""
+    for group in groups:
+        for element in group:
+            if element.VR == "SQ" and element.value:
+                yield element.value[0]
+
+
+def _phases(sources: tuple[Dataset, ...]) -> Iterator[tuple[str, str]]:
+    for keyword in _PHASES:
+        value = next((ds[keyword].value for ds in sources if keyword in ds), None)
+        if value is not None:
+            yield keyword, str(value)

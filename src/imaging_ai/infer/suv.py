@@ -1,0 +1,109 @@
+"""What the voxels of a series measure, and PET activity to standardized uptake values.
+
+SUV by body weight is activity (Bq/ml) x weight (g) / dose (Bq), the dose decayed to the time that the
+activity is corrected to (PS3.3 C.8.9.1.1.3 Units, C.8.9.4 Decay Correction; QIBA FDG-PET/CT profile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pydicom import Dataset
+from pydicom.valuerep import DA, DT, TM
+
+from imaging_ai.core.finding import Code
+from imaging_ai.errors import SeriesRefused
+
+__all__ = ["ACTIVITY", "HOUNSFIELD", "SUV_BODY_WEIGHT", "unit_and_factor"]
+
+HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
+ACTIVITY = Code("Bq/ml", "UCUM", "Becquerels/milliliter")
+SUV_BODY_WEIGHT = Code("g/ml{SUVbw}", "UCUM", "Standardized Uptake Value body weight")
+_SUV = {
+    "BW": SUV_BODY_WEIGHT,
+    "LBM": Code("g/ml{SUVlbm}", "UCUM", "Standardized Uptake Value lean body mass (James)"),
+    "LBMJAMES128": Code(
+        "g/ml{SUVlbm(James128)}", "UCUM", "Standardized Uptake Value lean body mass (James 128 multiplier)"
+    ),
+    "LBMJANMA": Code("g/ml{SUVlbm(Janma)}", "UCUM", "Standardized Uptake Value lean body mass (Janma)"),
+    "IBW": Code("g/ml{SUVibw}", "UCUM", "Standardized Uptake Value ideal body weight"),
+}
+_PHILIPS_SUV_FACTOR = (0x7053, 0x1000)
+
+
+def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str]:
+    """Return the unit of the voxels once multiplied by the factor, the factor, and a note ("" when all is plain)."""
+    first = headers[0]
+    modality = first.get("Modality")
+    if modality == "CT":
+        return (HOUNSFIELD if (first.get("RescaleType") or "HU") == "HU" else None), 1.0, ""
+    if modality != "PT":
+        return None, 1.0, ""
+    units = {str(ds.get("Units") or "") for ds in headers}
+    if len(units) > 1:
+        raise SeriesRefused("mixed-units", f"Units differ within the series: {', '.join(sorted(units))}")
+    match units.pop():
+        case "GML":
+            return _SUV.get(str(first.get("SUVType") or ""), SUV_BODY_WEIGHT), 1.0, ""
+        case "BQML":
+            factor, why_not = _suv_factor(headers)
+            return (SUV_BODY_WEIGHT, factor, "") if factor else (ACTIVITY, 1.0, f"SUV is not computed: {why_not}")
+        case "CNTS" if _PHILIPS_SUV_FACTOR in first and float(first[_PHILIPS_SUV_FACTOR].value) > 0:
+            return SUV_BODY_WEIGHT, float(first[_PHILIPS_SUV_FACTOR].value), ""
+        case other:
+            return None, 1.0, f"Units are {other or 'not given'}: SUV is not computed"
+
+
+def _suv_factor(headers: Sequence[Dataset]) -> tuple[float, str]:
+    """Return g/ml per Bq/ml, or 0 and what is missing (never a value: weight and dose are the patient's)."""
+    first = headers[0]
+    weight = float(first.get("PatientWeight") or 0)
+    dose_item = (first.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+    dose = float(dose_item.get("RadionuclideTotalDose") or 0)
+    half_life = float(dose_item.get("RadionuclideHalfLife") or 0)
+    correction = str(first.get("DecayCorrection") or "")
+    for keyword, value in (("PatientWeight", weight), ("RadionuclideTotalDose", dose)):
+        if value <= 0:
+            return 0.0, f"{keyword} is missing"
+    if "ATTN" not in (first.get("CorrectedImage") or ()):
+        return 0.0, "the images are not corrected for attenuation"
+    if correction == "ADMIN":
+        return weight * 1000 / dose, ""
+    if correction != "START":
+        return 0.0, "the images are not corrected for decay to a known time"
+    injected, scanned = _injection_time(dose_item, first), _scan_time(headers)
+    if half_life <= 0 or injected is None or scanned is None:
+        return 0.0, "half-life, injection time or scan time is missing"
+    if injected > scanned and "RadiopharmaceuticalStartDateTime" not in dose_item:
+        injected -= timedelta(days=1)  # injected before midnight, scanned after it
+    elapsed = (scanned - injected).total_seconds()
+    if not 0 <= elapsed <= 24 * 3600:
+        return 0.0, "the scan does not follow the injection within a day"
+    decayed = float(dose * 2 ** (-elapsed / half_life))
+    return weight * 1000 / decayed, ""
+
+
+def _injection_time(dose: Dataset, first: Dataset) -> datetime | None:
+    if start := dose.get("RadiopharmaceuticalStartDateTime"):
+        moment = DT(start)
+        return moment.replace(tzinfo=None) if moment else None
+    return _moment(first.get("SeriesDate"), dose.get("RadiopharmaceuticalStartTime"))
+
+
+def _scan_time(headers: Sequence[Dataset]) -> datetime | None:
+    """Return the time that START refers to: the series', unless that was written later, when made anew."""
+    started = _moment(headers[0].get("SeriesDate"), headers[0].get("SeriesTime"))
+    acquired = [m for ds in headers if (m := _moment(ds.get("AcquisitionDate"), ds.get("AcquisitionTime")))]
+    earliest = min(acquired, default=None)
+    if started is None or (earliest is not None and started > earliest):
+        return earliest
+    return started
+
+
+def _moment(date: str | None, time: str | None) -> datetime | None:
+    try:
+        day, clock = DA(date), TM(time)
+    except ValueError:
+        return None
+    return datetime.combine(day, clock) if day and clock else None
