@@ -1,0 +1,62 @@
+"""The command line. Exit codes: 0 done, 1 it failed, 2 the settings or the arguments are wrong.
+
+Everything heavy is imported inside the command that needs it, so that `imaging-ai --help` is instant and the front
+doors never load a model library.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from imaging_ai import __version__
+from imaging_ai.cli.admin import config, db, doctor
+from imaging_ai.cli.demo import demo
+from imaging_ai.cli.jobs import jobs
+from imaging_ai.cli.models import models
+from imaging_ai.cli.roles import describe, receive, serve, web, work
+from imaging_ai.cli.studies import rules, run, send
+from imaging_ai.errors import ConfigError, ImagingAiError
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--config", "config_file", metavar="FILE", help="Settings (TOML); default $IMAGING_AI_CONFIG.")
+@click.version_option(__version__, prog_name="imaging-ai")
+@click.pass_context
+def cli(context: click.Context, config_file: str | None) -> None:
+    """An AI result server for radiology: DICOM in, models on it, DICOM results back to the PACS."""
+    context.obj = config_file
+
+
+for _command in (serve, receive, web, work, describe, run, send, models, jobs, rules, config, db, doctor, demo):
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(arguments, prog_name="imaging-ai", standalone_mode=False)
+    except ConfigError as error:
+        _die(error.message, 2)
+    except ImagingAiError as error:
+        _die(error.message, 1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        _die("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _die(message: str, code: int) -> None:
+    click.echo(f"imaging-ai: {message}", err=True)
+    sys.exit(code)

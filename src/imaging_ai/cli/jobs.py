@@ -1,0 +1,133 @@
+"""`jobs`: what ran, what waits, what failed and why; retry, cancel, send again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imaging_ai.cli.common import as_json, echo_json, echo_table, moment, settings_of
+
+if TYPE_CHECKING:
+    from imaging_ai.core.job import Job
+
+__all__ = ["jobs"]
+
+
+@click.group()
+def jobs() -> None:
+    """Look at jobs, and steer them."""
+
+
+@jobs.command("list")
+@click.option("--state", type=click.Choice(["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]))
+@click.option("--study", metavar="UID", help="Only of this Study Instance UID.")
+@click.option("--model", metavar="NAME", help="Only of this model.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@as_json
+@click.pass_context
+def list_jobs(
+    context: click.Context, state: str | None, study: str | None, model: str | None, limit: int, json_output: bool
+) -> None:
+    """List jobs, the newest first; series that no model took are among them, with the reason."""
+    from imaging_ai import wiring
+    from imaging_ai.core.job import JobState
+
+    ledger = wiring.make_ledger(settings_of(context))
+    found = ledger.find(state=JobState(state) if state else None, study=study, model=model, limit=limit)
+    if json_output:
+        echo_json([_tree(job) for job in found])
+        return
+    rows = [
+        (job.id, job.state, f"{job.progress}%", job.model or "-", job.rule, moment(job.created_at), _outcome(job))
+        for job in found
+    ]
+    echo_table(("id", "state", "done", "model", "rule", "created", "outcome"), rows, empty="no jobs")
+
+
+@jobs.command("show")
+@click.argument("number", type=int)
+@as_json
+@click.pass_context
+def show(context: click.Context, number: int, json_output: bool) -> None:
+    """Show one job with its results and deliveries."""
+    from imaging_ai import wiring
+
+    settings = settings_of(context)
+    ledger, deliveries = wiring.make_ledger(settings), wiring.make_deliveries(settings)
+    job = ledger.get(number)
+    tree = _tree(job)
+    tree["eta_seconds"] = ledger.eta(job)
+    tree["deliveries"] = [
+        {
+            "destination": one.destination,
+            "sop_instance_uid": one.sop_instance_uid,
+            "state": one.state,
+            "attempts": one.attempts,
+            "reason": one.reason,
+        }
+        for one in deliveries.find(job_id=number)
+    ]
+    if json_output:
+        echo_json(tree)
+        return
+    for key, value in tree.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            click.echo(f"{key}:")
+            for row in value:
+                click.echo("  " + "  ".join(str(cell) for cell in row.values()))
+        else:
+            click.echo(f"{key}: {value}")
+
+
+@jobs.command("retry")
+@click.argument("number", type=int)
+@click.pass_context
+def retry(context: click.Context, number: int) -> None:
+    """Run a canceled or failed job again."""
+    from imaging_ai import wiring
+
+    settings = settings_of(context)
+    queue = wiring.make_ledger(settings).retry(number).queue
+    wiring.make_doorbell(settings).ring(queue)
+    click.echo(f"job {number} waits in {queue}")
+
+
+@jobs.command("cancel")
+@click.argument("number", type=int)
+@click.pass_context
+def cancel(context: click.Context, number: int) -> None:
+    """Cancel a job that waits or runs."""
+    from imaging_ai import wiring
+
+    state = wiring.make_ledger(settings_of(context)).cancel(number)
+    click.echo(f"job {number}: {state}")
+
+
+@jobs.command("resend")
+@click.argument("number", type=int)
+@click.option("--destination", metavar="NAME", help="Only to this destination.")
+@click.pass_context
+def resend(context: click.Context, number: int, destination: str | None) -> None:
+    """Deliver the results of a job again, dead letters included."""
+    from imaging_ai import wiring
+
+    settings = settings_of(context)
+    count = wiring.make_deliveries(settings).replay(job_id=number, destination=destination)
+    wiring.make_doorbell(settings).ring("delivery")
+    click.echo(f"{count} deliveries wait")
+
+
+def _outcome(job: Job) -> str:
+    if job.failure is not None:
+        return f"{job.failure.code}: {job.failure.reason}"
+    return str(job.stage) if job.state == "IN PROGRESS" else ""
+
+
+def _tree(job: Job) -> dict[str, Any]:
+    import dataclasses
+
+    tree = dataclasses.asdict(job)
+    tree["inputs"] = len(job.inputs)
+    tree["priority"] = job.priority.name
+    return tree

@@ -1,0 +1,91 @@
+"""`serve` and the roles it is made of."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from imaging_ai.cli.common import settings_of
+
+if TYPE_CHECKING:
+    from imaging_ai.config import Settings
+
+__all__ = ["describe", "receive", "serve", "web", "work"]
+
+
+@click.command()
+@click.pass_context
+def serve(context: click.Context) -> None:
+    """Run all roles on this machine: receive, web and work."""
+    from imaging_ai import wiring
+
+    settings = settings_of(context)
+    supervisor = wiring.make_supervisor(settings)
+    supervisor.handle_signals()
+    supervisor.run()
+
+
+@click.command()
+@click.pass_context
+def receive(context: click.Context) -> None:
+    """Take instances from modalities and PACS by C-STORE (DICOM)."""
+    with _role(context) as (settings, stop):
+        from imaging_ai import wiring
+
+        receiver = wiring.make_receiver(settings)
+        receiver.start()
+        click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
+        stop.wait()
+        receiver.stop()
+
+
+@click.command()
+@click.pass_context
+def web(context: click.Context) -> None:
+    """Answer HTTP: health, metrics, jobs and studies."""
+    from imaging_ai import process, wiring
+
+    settings = settings_of(context)
+    process.die_with_parent()
+    wiring.serve_web(settings)
+
+
+@click.command()
+@click.pass_context
+def work(context: click.Context) -> None:
+    """Route series, run models, deliver results."""
+    with _role(context) as (settings, stop):
+        from imaging_ai import wiring
+
+        worker = wiring.make_worker(settings)
+        worker.start()
+        stop.wait()
+        worker.stop()
+
+
+@click.command(hidden=True)
+@click.pass_context
+def describe(context: click.Context) -> None:
+    """Make the DICOM JSON and frame table of instances that were received (part of receive)."""
+    with _role(context) as (settings, stop):
+        from imaging_ai import wiring
+
+        wiring.run_describer(settings, stop)
+
+
+@contextmanager
+def _role(context: click.Context) -> Iterator[tuple[Settings, threading.Event]]:
+    """The life of a role: settings, and an event that SIGTERM and SIGINT set."""
+    from imaging_ai import process
+
+    settings = settings_of(context)
+    process.die_with_parent()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    yield settings, stop

@@ -1,0 +1,75 @@
+"""Work on folders: `run` a model, `send` to a destination, `rules test`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from imaging_ai.cli.common import as_json, echo_json, settings_of
+
+__all__ = ["rules", "run", "send"]
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("input_dir", type=_FOLDER)
+@click.argument("output_dir", type=click.Path(file_okay=False, path_type=Path))
+@as_json
+@click.pass_context
+def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, json_output: bool) -> None:
+    """Run MODEL on the series in INPUT_DIR and write SEG and SR to OUTPUT_DIR, without a server."""
+    from rich.progress import Progress
+
+    from imaging_ai import wiring
+
+    settings = settings_of(context)
+    with Progress(transient=True, disable=json_output) as progress:
+        task = progress.add_task("reading", total=100)
+        report = lambda percent, stage: progress.update(task, completed=percent, description=str(stage))  # noqa: E731
+        written = wiring.run_folder(settings, model, input_dir, output_dir, report)
+    if json_output:
+        echo_json(written)
+        return
+    for row in written:
+        click.echo(f"{row['kind']:4} {row['path']}")
+        for measurement in row.get("measurements", []):
+            click.echo(f"     {measurement}")
+
+
+@click.command()
+@click.argument("folder", type=_FOLDER)
+@click.argument("destination")
+@click.pass_context
+def send(context: click.Context, folder: Path, destination: str) -> None:
+    """Send every instance below FOLDER to DESTINATION (a name from the settings, or AETITLE@HOST:PORT)."""
+    from rich.progress import Progress
+
+    from imaging_ai import wiring
+    from imaging_ai.send.folder import send_folder
+
+    peer = wiring.find_destination(settings_of(context), destination)
+    with Progress(transient=True) as progress:
+        task = progress.add_task("sending", total=None)
+        report = send_folder(folder, peer, lambda done, total: progress.update(task, completed=done, total=total))
+    click.echo(f"{report.sent} sent, {len(report.failed)} failed")
+    for name, reason in report.failed:
+        click.echo(f"  {name}: {reason}", err=True)
+    context.exit(1 if report.failed else 0)
+
+
+@click.group()
+def rules() -> None:
+    """Look at the routing rules."""
+
+
+@rules.command("test")
+@click.argument("folder", type=_FOLDER)
+@click.pass_context
+def test(context: click.Context, folder: Path) -> None:
+    """Say which rules match the series in FOLDER, and why the others do not."""
+    from imaging_ai import wiring
+
+    click.echo(wiring.explain_folder(settings_of(context), folder))

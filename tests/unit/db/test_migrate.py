@@ -1,0 +1,68 @@
+"""Migrations lead to exactly the tables of this program, and no role starts on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect, text
+from sqlmodel import SQLModel
+
+from imaging_ai.db import migrate
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import ConfigError
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(f"sqlite:///{tmp_path / 'x.db'}")
+
+
+def assert_schema_is_the_tables(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SQLModel.metadata) == []
+
+
+def test_the_migrations_make_the_tables(database: Database) -> None:
+    migrate.upgrade(database)
+    migrate.check_current(database)
+    assert_schema_is_the_tables(database)
+
+
+def test_the_migrations_make_the_tables_on_postgresql(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    migrate.upgrade(database)
+    assert_schema_is_the_tables(database)
+    database.dispose()
+
+
+def test_upgrading_twice_changes_nothing(database: Database) -> None:
+    migrate.upgrade(database)
+    migrate.upgrade(database)
+    assert migrate.current(database) == migrate.head()
+
+
+def test_an_empty_database_is_refused_with_the_remedy(database: Database) -> None:
+    with pytest.raises(ConfigError, match="is empty; run `imaging-ai db upgrade`"):
+        migrate.check_current(database)
+
+
+def test_another_revision_is_refused(database: Database) -> None:
+    migrate.upgrade(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+    with pytest.raises(ConfigError, match="is at revision 0000, this program needs"):
+        migrate.check_current(database)
+
+
+def test_every_foreign_key_has_an_index(database: Database) -> None:
+    migrate.upgrade(database)
+    inspector = inspect(database.engine)
+    for table in inspector.get_table_names():
+        indexed = {index["column_names"][0] for index in inspector.get_indexes(table)}
+        indexed |= {unique["column_names"][0] for unique in inspector.get_unique_constraints(table)}
+        for key in inspector.get_foreign_keys(table):
+            assert key["constrained_columns"][0] in indexed, f"{table}.{key['constrained_columns'][0]}"

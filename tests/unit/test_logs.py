@@ -1,0 +1,51 @@
+"""The log: one line per event, with the identifiers of its context."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from imaging_ai import logs
+
+
+@pytest.fixture(autouse=True)
+def _restore_root() -> object:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def test_a_json_line_carries_the_identifiers_of_its_context(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    with logs.bound(job=7), logs.bound(series="1.2.3"):
+        logging.getLogger("imaging_ai.test").info("read %d instances", 3)
+    event = json.loads(capsys.readouterr().err)
+    assert (event["event"], event["job"], event["series"], event["level"]) == ("read 3 instances", 7, "1.2.3", "info")
+
+
+def test_identifiers_end_with_their_block(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "text")
+    with logs.bound(job=7):
+        pass
+    logging.getLogger("imaging_ai.test").info("idle")
+    assert "job" not in capsys.readouterr().err
+
+
+def test_an_exception_stays_on_the_line_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("imaging_ai.test").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "ValueError: no" in json.loads(lines[0])["exception"]
+
+
+@pytest.mark.parametrize("name", ["pynetdicom", "pydicom", "sqlalchemy"])
+def test_libraries_that_could_print_what_a_peer_sent_are_held_back(name: str) -> None:
+    logs.configure("DEBUG", "text")
+    assert not logging.getLogger(f"{name}.x").isEnabledFor(logging.INFO)
