@@ -1,0 +1,78 @@
+"""All DICOM objects of one job (IHE AIR: the results that an Evidence Creator makes)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from imaging_ai.core.finding import Algorithm, Code, Finding, ResultKind
+from imaging_ai.core.volume import Volume
+from imaging_ai.encode.kos import encode_rejection
+from imaging_ai.encode.objects import EncodedObject, Predecessor
+from imaging_ai.encode.provenance import trace
+from imaging_ai.encode.seg import encode_seg
+from imaging_ai.encode.sr import encode_sr
+from imaging_ai.errors import ResultInvalid
+
+__all__ = ["encode_results"]
+
+
+def encode_results(
+    volume: Volume,
+    findings: Sequence[Finding],
+    algorithm: Algorithm,
+    *,
+    job_uid: str,
+    created_at: float,
+    kinds: Collection[ResultKind] = ("SEG", "SR"),
+    supersedes: Sequence[Predecessor] = (),
+    further_sources: Sequence[Volume] = (),
+    procedure: Code | None = None,
+    content_qualification: str = "RESEARCH",
+) -> tuple[EncodedObject, ...]:
+    """Encode what a model found, or that it found nothing; the same arguments always give the same bytes.
+
+    Parameters
+    ----------
+    volume
+        What the findings are drawn on.
+    findings
+        All that the model looks for, found or not.
+    created_at
+        When the job ran, in seconds since the epoch.
+    kinds
+        SEG is made when anything was found; KO, which rejects what is superseded, when `supersedes` is not empty.
+    supersedes
+        The objects of the run that this one replaces.
+    further_sources
+        Other volumes that the model saw (multi-channel input); they are referred to.
+    procedure
+        The imaging procedure analysed; as the source says when None.
+    content_qualification
+        PRODUCT, RESEARCH or SERVICE.
+
+    Raises
+    ------
+    ResultInvalid
+        If there is nothing to say, or the source cannot carry a result.
+    """
+    if not findings:
+        raise ResultInvalid("a report needs to name what was looked for, also when nothing was found")
+    for finding in findings:
+        if finding.mask.shape != volume.grid.shape:
+            raise ResultInvalid(f"a mask has the shape {finding.mask.shape}, its source {volume.grid.shape}")
+    provenance = trace(
+        (volume, *further_sources),
+        algorithm,
+        job_uid=job_uid,
+        created_at=created_at,
+        content_qualification=content_qualification,
+        supersedes=supersedes,
+    )
+    found = [finding for finding in findings if finding.found]
+    seg = encode_seg(volume, found, provenance) if found and "SEG" in kinds else None
+    results = [seg] if seg else []
+    if "SR" in kinds:
+        results.append(encode_sr(findings, seg, provenance, procedure))
+    if "KO" in kinds and supersedes:
+        results.append(encode_rejection(provenance))
+    return tuple(results)

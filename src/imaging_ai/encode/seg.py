@@ -1,0 +1,256 @@
+"""Findings to a Segmentation (PS3.3 A.51): BINARY, on the source's grid and in its Frame of Reference.
+
+highdicom makes the object for two by two pixels, so that modules, segments and codes are its own and its work does not
+grow with the source. The two things that do grow, the item of each frame and the bits, are written here by hand.
+Other kinds of segmentation (LABELMAP, FRACTIONAL) differ in exactly these two: the choice belongs in `encode_seg`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.uid import CTImageStorage
+
+from imaging_ai.core.finding import Algorithm, Finding
+from imaging_ai.core.geometry import SourceFrame
+from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.volume import Volume
+from imaging_ai.encode.explicit import element, item, sequence
+from imaging_ai.encode.iod import module
+from imaging_ai.encode.objects import EncodedObject
+from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
+from imaging_ai.encode.source import clean, decimal_string, functional_group, text
+from imaging_ai.errors import ResultInvalid
+
+__all__ = ["encode_seg"]
+
+#: Colours (CIELab) for models that name none: far from each other and from grey.
+_COLOURS = (
+    (54.0, 81.0, 70.0),
+    (62.0, 18.0, -66.0),
+    (88.0, -79.0, 81.0),
+    (97.0, -16.0, 93.0),
+    (60.0, 94.0, -60.0),
+    (91.0, -51.0, -15.0),
+    (72.0, 32.0, 78.0),
+    (45.0, 60.0, -85.0),
+)
+
+_FRAMES_AT_ONCE = 8  # eight frames are whole bytes, whatever their size
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One frame of the result: which segment (from 1), which slice (from 0), and the slice's rank among those used."""
+
+    segment: int
+    slice: int
+    rank: int
+
+
+def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance) -> EncodedObject:
+    """Encode the findings that were found, as segments 1, 2, … in their order; empty frames are left out."""
+    frames = tuple(_frames(found))
+    ds = _skeleton(found, provenance)
+    provenance.complete(ds, "SEG")
+    ds.update(_series_attributes(provenance))
+    ds.FrameOfReferenceUID = volume.grid.frame_of_reference_uid
+    ds.Rows, ds.Columns = volume.grid.rows, volume.grid.columns
+    ds.NumberOfFrames = len(frames)
+    ds.SegmentsOverlap = "YES" if _overlap(found) else "NO"
+    ds.SharedFunctionalGroupsSequence = [_shared_groups(volume)]
+    ds.ReferencedSeriesSequence = _referenced_series(provenance)
+    ds.SourceImageSequence = [ref for series in ds.ReferencedSeriesSequence for ref in series.ReferencedInstanceSequence]
+    organization = derive_uid(provenance.job_uid, "SEG", "dimensions")
+    for dimension in (*ds.DimensionIndexSequence, *ds.DimensionOrganizationSequence):
+        dimension.DimensionOrganizationUID = organization
+    pixels = _pack(found, frames)
+    data = b"".join(
+        (
+            serialize(ds),
+            sequence(0x52009230, *_per_frame_groups(volume, frames)),
+            struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, pixels.nbytes),
+            pixels.data,
+        )
+    )
+    return EncodedObject("SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, data)
+
+
+def _skeleton(found: Sequence[Finding], provenance: Provenance) -> Dataset:
+    """Let highdicom make everything that does not depend on the size of the source."""
+    ds = hd.seg.Segmentation(
+        source_images=[stand_in(provenance.study_instance_uid, "1.2", CTImageStorage, "1.2.3")],
+        pixel_array=np.ones((1, 2, 2, len(found)), np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_segment(number, each, provenance.algorithm) for number, each in enumerate(found, 1)],
+        series_instance_uid=provenance.uid("SEG", "series"),
+        series_number=1,
+        sop_instance_uid=provenance.uid("SEG", "instance"),
+        instance_number=1,
+        manufacturer=text(provenance.algorithm.manufacturer, 64),
+        manufacturer_model_name=text(provenance.algorithm.name, 64),
+        software_versions=text(provenance.algorithm.version, 64),
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        content_description=text(f"Segments found by {provenance.algorithm.name}", 64),
+    )
+    for keyword in ("PixelData", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationType"):
+        if keyword in ds:
+            delattr(ds, keyword)
+    return ds
+
+
+def _segment(number: int, finding: Finding, algorithm: Algorithm) -> hd.seg.SegmentDescription:
+    what = finding.description
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=text(what.label, 64),
+        segmented_property_category=code_item(what.property_category),
+        segmented_property_type=code_item(what.property_type),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name=text(algorithm.name, 64),
+            family=code_item(algorithm.family),
+            version=text(algorithm.version, 64),
+            source=text(algorithm.manufacturer, 64),
+            parameters=dict(algorithm.parameters) or None,
+        ),
+        tracking_uid=finding.tracking_uid,
+        tracking_id=finding.tracking_identifier,
+        anatomic_regions=[code_item(what.anatomic_region)] if what.anatomic_region else None,
+        display_color=hd.color.CIELabColor(*(what.cielab or _COLOURS[(number - 1) % len(_COLOURS)])),
+    )
+
+
+def _series_attributes(provenance: Provenance) -> Dataset:
+    """Return what the source tells of order, anatomy, position and lossy compression, as far as it is valid."""
+    series, image = module("general-series"), module("general-image")
+    wanted = {name: series[name] for name in ("RequestAttributesSequence", "BodyPartExamined")}
+    for name in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        wanted[name] = image[name]
+    wanted["PositionReferenceIndicator"] = module("frame-of-reference")["PositionReferenceIndicator"]
+    kept = clean(provenance.header, wanted) or Dataset()
+    if kept.get("LossyImageCompression") != "01":
+        kept.LossyImageCompression = "00"
+    return kept
+
+
+def _frames(found: Sequence[Finding]) -> Iterator[_Frame]:
+    used = [np.flatnonzero(finding.mask.any(axis=(1, 2))) for finding in found]
+    rank = {int(k): position for position, k in enumerate(np.unique(np.concatenate(used)), 1)}
+    for segment, slices in enumerate(used, 1):
+        for k in slices.tolist():
+            yield _Frame(segment, k, rank[k])
+
+
+def _overlap(found: Sequence[Finding]) -> bool:
+    """Say whether any voxel is in two segments."""
+    if len(found) < 2:
+        return False
+    union = np.zeros(found[0].mask.shape[1:], np.bool_)
+    for k in range(len(found[0].mask)):
+        planes = [finding.mask[k] for finding in found]
+        np.copyto(union, planes[0])
+        for plane in planes[1:]:
+            if (union & plane).any():
+                return True
+            union |= plane
+    return False
+
+
+def _pack(found: Sequence[Finding], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
+    """Return the frames as bits, the first in the lowest; they follow one another without padding (PS3.5 8.1.1)."""
+    size = found[0].mask[0].size
+    packed = np.zeros((len(frames) * size + 15) // 16 * 2, np.uint8)
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        planes = [found[f.segment - 1].mask[f.slice] for f in frames[first : first + _FRAMES_AT_ONCE]]
+        bits = np.packbits(np.stack(planes), axis=None, bitorder="little")
+        start = first * size // 8
+        packed[start : start + bits.size] = bits
+    return packed
+
+
+def _shared_groups(volume: Volume) -> Dataset:
+    """Return orientation and pixel measures, in the source's own digits."""
+    header, frame = volume.headers[0], volume.sources[0]
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient = list(
+        functional_group(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    )
+    measures.PixelSpacing = list(functional_group(header, frame, "PixelMeasuresSequence", "PixelSpacing"))
+    spacing = _distance_along_normal(volume)
+    thickness = functional_group(header, frame, "PixelMeasuresSequence", "SliceThickness")
+    measures.SliceThickness = thickness[0] if thickness and float(thickness[0]) > 0 else decimal_string(spacing)
+    if volume.grid.slices > 1:
+        measures.SpacingBetweenSlices = decimal_string(spacing)
+    groups = Dataset()
+    groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = [orientation], [measures]
+    return groups
+
+
+def _distance_along_normal(volume: Volume) -> float:
+    """Return the distance of neighbouring planes, which is less than that of their origins in a sheared stack."""
+    row, column, step = (volume.grid.affine[:3, axis] for axis in range(3))
+    normal = np.cross(row, column)
+    return round(float(abs(step @ normal) / np.linalg.norm(normal)), 9)
+
+
+def _referenced_series(provenance: Provenance) -> list[Dataset]:
+    """List every source instance under its series (PS3.3 C.12.2, Common Instance Reference)."""
+    result = []
+    for (_, series_instance_uid), instances in provenance.source_instances().items():
+        series = Dataset()
+        series.SeriesInstanceUID = series_instance_uid
+        series.ReferencedInstanceSequence = [instance_item(*instance) for instance in instances]
+        result.append(series)
+    return result
+
+
+def _per_frame_groups(volume: Volume, frames: Sequence[_Frame]) -> Iterator[bytes]:
+    """Yield the item of each frame (PS3.3 C.7.6.16): source, dimension indices, position, segment."""
+    headers = {str(header.SOPInstanceUID): header for header in volume.headers}
+    per_slice = {k: _slice_groups(headers, volume.sources[k]) for k in {frame.slice for frame in frames}}
+    for frame in frames:
+        derivation, position = per_slice[frame.slice]
+        indices = element(0x00209157, "UL", struct.pack("<II", frame.segment, frame.rank))
+        segment = element(0x0062000B, "US", struct.pack("<H", frame.segment))
+        yield item(
+            derivation,
+            sequence(0x00209111, item(indices)),
+            position,
+            sequence(0x0062000A, item(segment)),
+        )
+
+
+def _slice_groups(headers: dict[str, Dataset], source: SourceFrame) -> tuple[bytes, bytes]:
+    """Return Derivation Image Sequence and Plane Position Sequence of a slice."""
+    position = functional_group(
+        headers[source.sop_instance_uid], source, "PlanePositionSequence", "ImagePositionPatient"
+    )
+    if len(position) != 3:
+        raise ResultInvalid("the source has no Image Position (Patient): a segmentation cannot be placed")
+    purpose = sequence(0x0040A170, _code("121322", "DCM", "Source image for image processing operation"))
+    reference = [
+        element(0x00081150, "UI", source.sop_class_uid.encode()),
+        element(0x00081155, "UI", source.sop_instance_uid.encode()),
+    ]
+    if source.multi_frame:
+        reference.append(element(0x00081160, "IS", str(source.frame_number).encode()))
+    image = item(*reference, element(0x0028135A, "CS", b"YES"), purpose)
+    derivation = item(sequence(0x00082112, image), sequence(0x00089215, _code("113076", "DCM", "Segmentation")))
+    plane = item(element(0x00200032, "DS", "\\".join(position).encode()))
+    return sequence(0x00089124, derivation), sequence(0x00209113, plane)
+
+
+def _code(value: str, scheme_designator: str, meaning: str) -> bytes:
+    return item(
+        element(0x00080100, "SH", value.encode()),
+        element(0x00080102, "SH", scheme_designator.encode()),
+        element(0x00080104, "LO", meaning.encode()),
+    )

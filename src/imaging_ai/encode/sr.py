@@ -1,0 +1,225 @@
+"""Findings to a Comprehensive 3D SR (PS3.3 A.35.13) on TID 1500, Measurement Report (PS3.16), as IHE AIR wants it.
+
+One measurement group per finding: TID 1411 for what has a segment, TID 1501 for what has none, so that "looked for and
+not found" is said with the same codes as the finding would have been. Viewers compare the meanings of the headings to
+the letter; highdicom writes them as the standard has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import highdicom as hd
+from highdicom import sr as hdsr
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement
+from imaging_ai.encode.iod import module
+from imaging_ai.encode.objects import EncodedObject, Predecessor
+from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
+from imaging_ai.encode.source import clean, text
+from imaging_ai.errors import ResultInvalid
+
+__all__ = ["ABSENT", "PRESENCE", "device_observer", "encode_sr", "reference_tree", "referenced_requests"]
+
+PRESENCE = Code("121052", "DCM", "Presence of property")
+ABSENT = Code("272519000", "SCT", "Absent")
+
+_DEVICE = Code("121007", "DCM", "Device")
+
+#: Procedure Reported where the source has no procedure code: the modality's own (PS3.16 CID 100).
+_PROCEDURES = {
+    "CT": Code("77477000", "SCT", "Computed tomography"),
+    "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),
+    "PT": Code("82918005", "SCT", "Positron emission tomography"),
+    "NM": Code("373205008", "SCT", "Nuclear medicine imaging procedure"),
+    "US": Code("16310003", "SCT", "Diagnostic ultrasonography"),
+    "MG": Code("71651007", "SCT", "Mammography"),
+}
+_ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+
+
+def encode_sr(
+    findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
+) -> EncodedObject:
+    """Encode all findings, found or not; `seg` has those found as segments 1, 2, … in their order."""
+    ds = hdsr.Comprehensive3DSR(
+        evidence=_evidence(seg, provenance),
+        content=_report(findings, seg, provenance, procedure)[0],
+        series_instance_uid=provenance.uid("SR", "series"),
+        series_number=1,
+        sop_instance_uid=provenance.uid("SR", "instance"),
+        instance_number=1,
+        manufacturer=text(provenance.algorithm.manufacturer, 64),
+        is_complete=False,
+        is_final=False,
+        is_verified=False,
+    )
+    provenance.complete(ds, "SR")
+    ds.ReferencedRequestSequence = referenced_requests(provenance)
+    if not ds.ReferencedRequestSequence:
+        del ds.ReferencedRequestSequence
+    evidence = provenance.source_instances()
+    if seg:
+        key = provenance.study_instance_uid, seg.series_instance_uid
+        evidence[key] = [(seg.sop_class_uid, seg.sop_instance_uid)]
+    ds.CurrentRequestedProcedureEvidenceSequence = reference_tree(evidence)
+    if reports := [old for old in provenance.supersedes if old.sop_class_uid == Comprehensive3DSRStorage]:
+        ds.PredecessorDocumentsSequence = reference_tree(_tree(reports))
+    related = {seg.sop_instance_uid} if seg else set()
+    related |= {old.sop_instance_uid for old in reports}
+    return EncodedObject(
+        "SR", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, serialize(ds), frozenset(related)
+    )
+
+
+def device_observer(algorithm: Algorithm) -> hdsr.ObserverContext:
+    """Say that the model, not a person, observed (TID 1002, TID 1004)."""
+    return hdsr.ObserverContext(
+        observer_type=code_item(_DEVICE),
+        observer_identifying_attributes=hdsr.DeviceObserverIdentifyingAttributes(
+            uid=algorithm.device_uid,
+            name=algorithm.name,
+            manufacturer_name=algorithm.manufacturer,
+            model_name=f"{algorithm.name} {algorithm.version}",
+            serial_number=algorithm.digest,
+        ),
+    )
+
+
+def reference_tree(instances: dict[tuple[str, str], list[tuple[str, str]]]) -> list[Dataset]:
+    """Return references by study and series (PS3.3 table C.17-3a, Hierarchical SOP Instance Reference)."""
+    studies: dict[str, Dataset] = {}
+    for (study_instance_uid, series_instance_uid), references in instances.items():
+        series = Dataset()
+        series.SeriesInstanceUID = series_instance_uid
+        series.ReferencedSOPSequence = [instance_item(*reference) for reference in references]
+        if study_instance_uid not in studies:
+            studies[study_instance_uid] = Dataset()
+            studies[study_instance_uid].StudyInstanceUID = study_instance_uid
+            studies[study_instance_uid].ReferencedSeriesSequence = []
+        studies[study_instance_uid].ReferencedSeriesSequence.append(series)
+    return list(studies.values())
+
+
+def referenced_requests(provenance: Provenance) -> list[Dataset]:
+    """Return the requests that the source fulfilled, which its results do too (PS3.3 C.17.2, Referenced Request)."""
+    request = module("sr-document-general")["ReferencedRequestSequence"].items
+    wanted = {"RequestAttributesSequence": module("general-series")["RequestAttributesSequence"]}
+    attributes = (clean(provenance.header, wanted) or Dataset()).get("RequestAttributesSequence") or []
+    if not attributes and not provenance.subject.get("AccessionNumber"):
+        return []
+    result = []
+    for source in attributes or [Dataset()]:
+        item = Dataset()
+        for keyword, attribute in request.items():
+            if value := source.get(keyword):
+                setattr(item, keyword, value)
+            elif attribute.type == "2":
+                setattr(item, keyword, [] if attribute.items else "")
+        item.StudyInstanceUID = provenance.study_instance_uid
+        item.AccessionNumber = source.get("AccessionNumber") or provenance.subject.get("AccessionNumber", "")
+        item.ReferencedStudySequence = []
+        result.append(item)
+    return result
+
+
+def _tree(objects: Sequence[Predecessor]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    tree: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for each in objects:
+        key = each.study_instance_uid, each.series_instance_uid
+        tree.setdefault(key, []).append((each.sop_class_uid, each.sop_instance_uid))
+    return tree
+
+
+def _evidence(seg: EncodedObject | None, provenance: Provenance) -> list[Dataset]:
+    """Show highdicom what the content refers to, and only that; the whole evidence is written by us, and faster."""
+    ((study, series), instances), *_ = provenance.source_instances().items()
+    shown = [stand_in(study, series, *instances[0])]
+    if seg:
+        shown.append(stand_in(study, seg.series_instance_uid, seg.sop_class_uid, seg.sop_instance_uid))
+    return shown
+
+
+def _report(
+    findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
+) -> hdsr.MeasurementReport:
+    segments = iter(range(1, len(findings) + 1))
+    groups = [
+        _region_group(finding, next(segments), seg, provenance)
+        if seg and finding.found
+        else _plain_group(finding, provenance.algorithm)
+        for finding in findings
+    ]
+    return hdsr.MeasurementReport(
+        observation_context=hdsr.ObservationContext(observer_device_context=device_observer(provenance.algorithm)),
+        procedure_reported=[procedure and code_item(procedure)] if procedure else _procedures(provenance),
+        imaging_measurements=groups,
+    )
+
+
+def _procedures(provenance: Provenance) -> list[hdsr.CodedConcept]:
+    """Return the procedure codes of the study, else the modality's."""
+    if items := provenance.subject.get("ProcedureCodeSequence"):
+        return [hdsr.CodedConcept.from_dataset(item) for item in items]
+    return [code_item(_PROCEDURES.get(provenance.sources[0].modality, _ANY_PROCEDURE))]
+
+
+def _region_group(
+    finding: Finding, segment_number: int, seg: EncodedObject, provenance: Provenance
+) -> hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Describe a finding that has a segment (TID 1411)."""
+    series = hdsr.SourceSeriesForSegmentation(str(provenance.header.SeriesInstanceUID))
+    return hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        **_common(finding, provenance.algorithm),
+        referenced_segment=hdsr.ReferencedSegment(
+            sop_class_uid=seg.sop_class_uid,
+            sop_instance_uid=seg.sop_instance_uid,
+            segment_number=segment_number,
+            source_series=series,
+        ),
+        measurements=[_measurement(each) for each in finding.measurements] or None,
+    )
+
+
+def _plain_group(finding: Finding, algorithm: Algorithm) -> hdsr.MeasurementsAndQualitativeEvaluations:
+    """Describe a finding without a region, or say that it is absent (TID 1501)."""
+    absent = hdsr.QualitativeEvaluation(name=code_item(PRESENCE), value=code_item(ABSENT))
+    return hdsr.MeasurementsAndQualitativeEvaluations(
+        **_common(finding, algorithm),
+        measurements=[_measurement(each) for each in finding.measurements] if finding.found else None,
+        qualitative_evaluations=None if finding.found else [absent],
+    )
+
+
+def _common(finding: Finding, algorithm: Algorithm) -> dict[str, object]:
+    what = finding.description
+    return {
+        "tracking_identifier": hdsr.TrackingIdentifier(
+            uid=finding.tracking_uid, identifier=finding.tracking_identifier
+        ),
+        "finding_category": code_item(what.property_category),
+        "finding_type": code_item(what.property_type),
+        "finding_sites": [hdsr.FindingSite(code_item(what.anatomic_region))] if what.anatomic_region else None,
+        "algorithm_id": hdsr.AlgorithmIdentification(
+            name=algorithm.name,
+            version=algorithm.version,
+            parameters=[f"{name}={value}" for name, value in algorithm.parameters],
+            family=code_item(algorithm.family),
+            manufacturer=algorithm.manufacturer,
+        ),
+    }
+
+
+def _measurement(measurement: Measurement) -> hdsr.Measurement:
+    if not math.isfinite(measurement.value):
+        raise ResultInvalid(f"the measurement {measurement.quantity.meaning!r} is not a finite number")
+    return hd.sr.Measurement(
+        name=code_item(measurement.quantity),
+        value=float(measurement.value),
+        unit=code_item(measurement.unit),
+        derivation=measurement.derivation and code_item(measurement.derivation),
+        method=measurement.method and code_item(measurement.method),
+    )
