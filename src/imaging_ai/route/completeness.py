@@ -15,9 +15,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import and_, case, func, select, update
+from sqlalchemy import ColumnElement, Table, and_, case, func, select, update
 from sqlmodel import Session
 
 from imaging_ai.db.engine import Database
@@ -25,8 +24,8 @@ from imaging_ai.db.tables import SeriesRow, StudyRow
 
 __all__ = ["QuietTimes", "claim_due", "due_studies", "next_due", "put_off", "released"]
 
-_SERIES: Any = SeriesRow.__table__  # type: ignore[attr-defined]
-_STUDY: Any = StudyRow.__table__  # type: ignore[attr-defined]
+_SERIES: Table = SeriesRow.metadata.tables["series"]
+_STUDY: Table = StudyRow.metadata.tables["study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +102,5 @@ def put_off(session: Session, series_ids: Collection[int], now: float, until: fl
     )
 
 
-def _due(now: float) -> tuple[Any, ...]:
+def _due(now: float) -> tuple[ColumnElement[bool], ...]:
     return _SERIES.c.state == "RECEIVING", _SERIES.c.settle_at <= now

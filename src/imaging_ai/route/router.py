@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Table, func, select
 from sqlmodel import Session
 
 from imaging_ai.archive.archive import Archive
@@ -33,9 +32,9 @@ __all__ = ["Routed", "Router"]
 
 logger = logging.getLogger(__name__)
 
-_SERIES: Any = SeriesRow.__table__  # type: ignore[attr-defined]
-_STUDY: Any = StudyRow.__table__  # type: ignore[attr-defined]
-_INSTANCE: Any = InstanceRow.__table__  # type: ignore[attr-defined]
+_SERIES: Table = SeriesRow.metadata.tables["series"]
+_STUDY: Table = StudyRow.metadata.tables["study"]
+_INSTANCE: Table = InstanceRow.metadata.tables["instance"]
 
 #: How long a study that could not be routed is left alone, in seconds.
 _PAUSE = 30.0
@@ -125,26 +124,32 @@ class Router:
                 put_off(session, waiting, now, max(one.settle_at for one in arriving))
             revisions = claim_due(session, now, [one.id for one in ready])
             claimed = [one for one in ready if one.id in revisions]
-            return self._settle(session, study_instance_uid, claimed, decisions)
+            return self._settle(session, study_instance_uid, series, claimed, decisions)
 
     def _settle(
-        self, session: Session, study_instance_uid: str, claimed: Sequence[_Series], decisions: Sequence[Decision]
+        self,
+        session: Session,
+        study_instance_uid: str,
+        series: Sequence[_Series],
+        claimed: Sequence[_Series],
+        decisions: Sequence[Decision],
     ) -> list[JobRequest]:
         """Leave in the ledger what was decided on the series that this router claimed."""
         uids = {one.series_instance_uid for one in claimed}
+        ids = {one.series_instance_uid: one.id for one in series}
         runs = [decision for decision in decisions if isinstance(decision, Run)]
         scheduled = []
         for run in runs:
             if uids.isdisjoint(one.series_instance_uid for one in run.series):
                 continue
-            request = _request(session, study_instance_uid, run)
+            request = _request(session, study_instance_uid, run, ids)
             if self._ledger.schedule(session, request) is not None:
                 scheduled.append(request)
                 logger.info("rule %r runs model %r", run.rule, run.model.name)
         taken = {one.series_instance_uid for run in runs for one in run.series}
-        for series in claimed:
-            if series.origin != "result" and series.series_instance_uid not in taken:
-                self._note(session, study_instance_uid, series, decisions)
+        for idle in claimed:
+            if idle.origin != "result" and idle.series_instance_uid not in taken:
+                self._note(session, study_instance_uid, idle, decisions)
         return scheduled
 
     def _note(self, session: Session, study_instance_uid: str, series: _Series, decisions: Sequence[Decision]) -> None:
@@ -155,7 +160,7 @@ class Router:
             if isinstance(decision, Skip) and decision.series_instance_uid == series.series_instance_uid
         ]
         reason = ". ".join(sentences) or "there are no rules; add [[rules]] to the settings"
-        inputs, revision = _inputs(session, [series.series_instance_uid])
+        inputs, revision = _inputs(session, [series.id])
         request = JobRequest(
             dedupe_key=_key("nothing", series.series_instance_uid, str(revision)),
             study_instance_uid=study_instance_uid,
@@ -177,9 +182,9 @@ def _series_of(session: Session, study_instance_uid: str) -> list[_Series]:
     return [_Series(*row) for row in rows]
 
 
-def _request(session: Session, study_instance_uid: str, run: Run) -> JobRequest:
+def _request(session: Session, study_instance_uid: str, run: Run, ids: Mapping[str, int]) -> JobRequest:
     uids = [one.series_instance_uid for one in run.series]
-    inputs, revision = _inputs(session, uids)
+    inputs, revision = _inputs(session, [ids[uid] for uid in uids])
     parameters = dict(run.parameters)
     if run.channels:
         parameters["channels"] = dict(zip(run.channels, uids, strict=True))
@@ -199,17 +204,15 @@ def _request(session: Session, study_instance_uid: str, run: Run) -> JobRequest:
     )
 
 
-def _inputs(session: Session, series_instance_uids: Sequence[str]) -> tuple[tuple[str, ...], int]:
+def _inputs(session: Session, series_ids: Sequence[int]) -> tuple[tuple[str, ...], int]:
     """Return the SOP Instance UIDs of some series now, and the sum of their revisions."""
-    in_them = _SERIES.c.series_instance_uid.in_(series_instance_uids)
     connection = session.connection()
     inputs = connection.scalars(
         select(_INSTANCE.c.sop_instance_uid)
-        .join(_SERIES, _SERIES.c.id == _INSTANCE.c.series_id)
-        .where(in_them)
+        .where(_INSTANCE.c.series_id.in_(series_ids))
         .order_by(_INSTANCE.c.sop_instance_uid)
     )
-    revision = connection.scalar(select(func.sum(_SERIES.c.revision)).where(in_them))
+    revision = connection.scalar(select(func.sum(_SERIES.c.revision)).where(_SERIES.c.id.in_(series_ids)))
     return tuple(inputs), int(revision or 0)
 
 
