@@ -90,7 +90,8 @@ class Job:
     """One run of one model version on one series (or set of series), as the ledger has it.
 
     Times are seconds since the epoch, UTC. `attempt` counts claims; a worker may only finish the
-    attempt that it claimed. `max_attempts` bounds those that failed. `model` is "" for an entry that only records why nothing ran.
+    attempt that it claimed. `max_attempts` bounds those that failed. `model` is "" for an entry
+    that only records why nothing ran.
     """
 
     id: int

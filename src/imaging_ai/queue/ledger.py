@@ -1,0 +1,346 @@
+"""The ledger of jobs: what is to be done, who does it, how it went (design promises 2, 3 and 7).
+
+A job row is claimed in one statement, so that two workers never share it; its worker renews a lease, and may write to
+it only while the row still names that attempt. A lost worker costs its lease, or nothing where its death can be seen.
+A failure that may pass is tried again after a pause that doubles; one that will not ends the job as CANCELED with the
+stage, a code and a reason: that row is the dead letter, and `retry` replays it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, case, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session
+
+from imaging_ai import audit
+from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Stage
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import WrongState
+from imaging_ai.queue import history
+from imaging_ai.queue.recovery import recover
+from imaging_ai.queue.rows import failure_columns, job_from, jobs, new_row, series_key
+
+__all__ = ["Ledger"]
+
+_WAITING, _RUNNING = jobs.c.state == JobState.SCHEDULED, jobs.c.state == JobState.IN_PROGRESS
+
+
+class Ledger:
+    """The jobs of a database.
+
+    `max_attempts` bounds the attempts that fail, `max_losses` those whose worker dies: a job that kills whoever
+    runs it must stop somewhere, but workers are also killed for reasons of their own. `retry_after` is the first
+    pause after a passing failure, in seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_attempts: int = 3,
+        max_losses: int = 20,
+        retry_after: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.database = database
+        self._max_attempts = max_attempts
+        self._max_losses = max_losses
+        self._retry_after = retry_after
+        self._clock = clock
+
+    # -- before a run
+
+    def schedule(self, session: Session, request: JobRequest) -> int | None:
+        """Add a job in the caller's transaction and return its id; None when it is already known.
+
+        Older revisions of the same work are superseded: cancelled when they wait, asked to stop when they run.
+        """
+        now = self._clock()
+        connection = session.connection()
+        job_id = _insert(connection, new_row(request, now=now, max_attempts=self._max_attempts))
+        if job_id is None:
+            return None
+        self._supersede(session, job_id, request, now)
+        _record(session, "job.schedule", job_id)
+        return job_id
+
+    def note(self, session: Session, request: JobRequest, failure: Failure) -> int | None:
+        """Record, in the caller's transaction, why nothing runs on these series; None when that is already known."""
+        now = self._clock()
+        row = new_row(request, now=now, max_attempts=0) | failure_columns(failure)
+        row |= {"state": JobState.CANCELED.value, "model": "", "queue": "", "finished_at": now, "stage": failure.stage}
+        return _insert(session.connection(), row)
+
+    def _supersede(self, session: Session, job_id: int, request: JobRequest, now: float) -> None:
+        connection = session.connection()
+        older = (
+            (jobs.c.model == request.model)
+            & (jobs.c.rule == request.rule)
+            & (jobs.c.series_instance_uids == series_key(request.series_instance_uids))
+            & (jobs.c.revision < request.revision)
+        )
+        why = failure_columns(Failure(Stage.QUEUE, "superseded", "newer instances have arrived", permanent=True))
+        waiting = update(jobs).where(older, _WAITING).values(state=JobState.CANCELED, finished_at=now, **why)
+        running = update(jobs).where(older, _RUNNING).values(cancel_requested=True, **why)
+        for ended in (waiting, running):
+            for each in connection.execute(ended.returning(jobs.c.id)).scalars().all():
+                _record(session, "job.cancel", each, detail="superseded")
+        done = select(jobs.c.id).where(older, jobs.c.state == JobState.COMPLETED).order_by(jobs.c.id.desc()).limit(1)
+        if (predecessor := connection.execute(done).scalar()) is not None:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(supersedes=predecessor))
+
+    # -- during a run
+
+    def claim(self, queue: str, owner: str, lease_seconds: float) -> Job | None:
+        """Take the next job of a queue: the highest priority first, then the oldest."""
+        now = self._clock()
+        following = (
+            select(jobs.c.id)
+            .where(jobs.c.queue == queue, _WAITING, jobs.c.not_before <= now, jobs.c.cancel_requested.is_(False))
+            .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        claimed = (
+            update(jobs)
+            .where(jobs.c.id == following)
+            .values(
+                state=JobState.IN_PROGRESS,
+                attempt=jobs.c.attempt + 1,
+                progress=0,
+                stage=Stage.QUEUE,
+                started_at=now,
+                finished_at=None,
+                lease_owner=owner,
+                lease_until=now + lease_seconds,
+            )
+            .returning(*jobs.c)
+        )
+        with self.database.write() as session:
+            row = session.connection().execute(claimed).mappings().first()
+        return None if row is None else job_from(row)
+
+    def renew(self, owner: str, lease_seconds: float, running: Collection[int] | None = None) -> int:
+        """Extend the leases of an owner and return how many; with `running`, only those of these jobs.
+
+        A worker names what it runs: a claim whose answer got lost on the way is then given up by its lease.
+        """
+        if running is not None and not running:
+            return 0
+        renewed = update(jobs).where(jobs.c.lease_owner == owner, _RUNNING)
+        if running is not None:
+            renewed = renewed.where(jobs.c.id.in_(running))
+        with self.database.write() as session:
+            return session.connection().execute(renewed.values(lease_until=self._clock() + lease_seconds)).rowcount
+
+    def progress(self, job_id: int, attempt: int, percent: int, stage: Stage) -> None:
+        """Write how far an attempt is; it never goes back, and is ignored when the attempt is no longer ours."""
+        percent = max(0, min(100, percent))
+        ahead = case((jobs.c.progress < percent, percent), else_=jobs.c.progress)
+        with self.database.write() as session:
+            session.connection().execute(update(jobs).where(_ours(job_id, attempt)).values(progress=ahead, stage=stage))
+
+    def complete(self, session: Session, job_id: int, attempt: int, provenance: dict[str, object]) -> None:
+        """Complete a job in the caller's transaction, the one that registers its results.
+
+        Raises
+        ------
+        WrongState
+            If the attempt is no longer ours, or was asked to stop.
+        """
+        done = (
+            update(jobs)
+            .where(_ours(job_id, attempt), jobs.c.cancel_requested.is_(False))
+            .values(
+                state=JobState.COMPLETED,
+                progress=100,
+                finished_at=self._clock(),
+                lease_owner="",
+                lease_until=None,
+                failure_stage="",
+                failure_code="",
+                failure_reason="",
+                failure_permanent=False,
+                provenance=msgspec.json.encode(provenance).decode(),
+            )
+        )
+        if not session.connection().execute(done).rowcount:
+            raise WrongState(f"attempt {attempt} of job {job_id} was cancelled or given to another worker")
+        _record(session, "job.complete", job_id)
+
+    # -- ends other than success
+
+    def fail(self, job_id: int, attempt: int, failure: Failure) -> JobState | None:
+        """End an attempt that failed and return the state the job is in now; None when the attempt is no longer ours.
+
+        The job waits for its next attempt, unless the failure is permanent, it was the last attempt, or the job was
+        asked to stop.
+        """
+        with self.database.write() as session:
+            row = _lock(session.connection(), job_id, attempt)
+            if row is None:
+                return None
+            failures = row["failures"] + 1
+            if row["cancel_requested"]:
+                values: dict[str, Any] = {}
+            else:
+                values = failure_columns(failure) | {"failures": failures}
+            if row["cancel_requested"] or failure.permanent or failures >= row["max_attempts"]:
+                values |= _ended(self._clock())
+                if not row["cancel_requested"]:
+                    values["failure_permanent"] = True
+            else:
+                values |= _waiting(self._clock() + self._pause(failures))
+            session.connection().execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+            _record(session, "job.fail", job_id, outcome="failure", detail=f"{failure.stage}: {failure.code}")
+        return JobState(values["state"])
+
+    def _pause(self, failures: int) -> float:
+        return float(min(self._retry_after * 2 ** (failures - 1), 600.0) * random.uniform(0.8, 1.2))  # noqa: S311
+
+    def release(self, job_id: int, attempt: int) -> None:
+        """Give a running job back unharmed, as a worker does that must stop; it is claimable at once."""
+        with self.database.write() as session:
+            row = _lock(session.connection(), job_id, attempt)
+            if row is not None:
+                values = _ended(self._clock()) if row["cancel_requested"] else _waiting(self._clock())
+                session.connection().execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+
+    def stopped(self, job_id: int, attempt: int) -> None:
+        """Write that a running job which was asked to stop has stopped."""
+        with self.database.write() as session:
+            ended = update(jobs).where(_ours(job_id, attempt), jobs.c.cancel_requested.is_(True))
+            session.connection().execute(ended.values(**_ended(self._clock())))
+
+    def cancel(self, job_id: int, *, actor: str = "") -> Job:
+        """Cancel a job that waits, or ask the worker of one that runs to stop it; return the job as it is then."""
+        why = failure_columns(Failure(Stage.QUEUE, "cancelled", "cancelled by hand", permanent=True))
+        with self.database.write() as session:
+            connection = session.connection()
+            ended = update(jobs).where(jobs.c.id == job_id, _WAITING).values(**_ended(self._clock()), **why)
+            asked = update(jobs).where(jobs.c.id == job_id, _RUNNING).values(cancel_requested=True, **why)
+            if not connection.execute(ended).rowcount and not connection.execute(asked).rowcount:
+                state = history.get(connection, job_id).state
+                raise WrongState(f"job {job_id} is {state} and cannot be cancelled any more")
+            _record(session, "job.cancel", job_id, actor=actor)
+            return history.get(connection, job_id)
+
+    def retry(self, job_id: int, *, actor: str = "") -> Job:
+        """Schedule a cancelled job again, with all its attempts before it; return the job as it is then."""
+        with self.database.write() as session:
+            connection = session.connection()
+            again = (
+                update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == JobState.CANCELED)
+                .where(jobs.c.model != "", jobs.c.failure_code != "superseded")
+                .values(**_waiting(self._clock()), failures=0, losses=0, cancel_requested=False)
+            )
+            if not connection.execute(again).rowcount:
+                job = history.get(connection, job_id)
+                raise WrongState(f"job {job_id} cannot be run again: {_why_not(job)}")
+            _record(session, "job.retry", job_id, actor=actor)
+            return history.get(connection, job_id)
+
+    def sweep(self, now: float | None = None) -> list[str]:
+        """Take the jobs of lost workers back and return the queues that have claimable work."""
+        at = self._clock() if now is None else now
+        recover(self.database, at, max_losses=self._max_losses)
+        return self.due_queues(at)
+
+    # -- reading
+
+    def get(self, job_id: int) -> Job:
+        """Return a job.
+
+        Raises
+        ------
+        NotFound
+            If there is none with this id.
+        """
+        with self.database.read() as session:
+            return history.get(session.connection(), job_id)
+
+    def find(
+        self,
+        *,
+        state: JobState | None = None,
+        study: str = "",
+        series: str = "",
+        model: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[Job]:
+        """Return the jobs that match, the newest first."""
+        with self.database.read() as session:
+            return history.find(
+                session.connection(), state=state, study=study, series=series, model=model, limit=limit, offset=offset
+            )
+
+    def predecessor(self, job: Job) -> Job | None:
+        """Return the newest completed job on an older revision of the same series: its results are replaced."""
+        with self.database.read() as session:
+            return history.predecessor(session.connection(), job)
+
+    def eta(self, job: Job) -> float | None:
+        """Estimate the seconds until a job ends, from the jobs before it and what its model took; None if unknown."""
+        with self.database.read() as session:
+            return history.eta(session.connection(), job, self._clock())
+
+    def due_queues(self, now: float | None = None) -> list[str]:
+        """Return the queues that have claimable work."""
+        at = self._clock() if now is None else now
+        with self.database.read() as session:
+            due = select(jobs.c.queue).distinct().where(_WAITING, jobs.c.not_before <= at)
+            return list(session.connection().execute(due).scalars())
+
+    def next_due(self) -> float | None:
+        """Return when the next job that pauses may be claimed; None when none pauses."""
+        with self.database.read() as session:
+            pausing = select(jobs.c.not_before).where(_WAITING, jobs.c.not_before > self._clock())
+            return session.connection().execute(pausing.order_by(jobs.c.not_before).limit(1)).scalar()
+
+
+def _insert(connection: Connection, row: dict[str, Any]) -> int | None:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    added = insert(jobs).values(row).on_conflict_do_nothing(index_elements=["dedupe_key"]).returning(jobs.c.id)
+    return connection.execute(added).scalar()
+
+
+def _ours(job_id: int, attempt: int) -> Any:
+    return (jobs.c.id == job_id) & (jobs.c.attempt == attempt) & _RUNNING
+
+
+def _lock(connection: Connection, job_id: int, attempt: int) -> Any:
+    return connection.execute(select(jobs).where(_ours(job_id, attempt)).with_for_update()).mappings().first()
+
+
+def _ended(now: float) -> dict[str, Any]:
+    return {"state": JobState.CANCELED.value, "finished_at": now, "lease_owner": "", "lease_until": None}
+
+
+def _waiting(not_before: float) -> dict[str, Any]:
+    return {
+        "state": JobState.SCHEDULED.value,
+        "not_before": not_before,
+        "finished_at": None,
+        "lease_owner": "",
+        "lease_until": None,
+    }
+
+
+def _why_not(job: Job) -> str:
+    if job.state is not JobState.CANCELED:
+        return f"it is {job.state}"
+    return "it only records why nothing ran" if not job.model else "newer instances have superseded it"
+
+
+def _record(session: Session, action: str, job_id: int, **event: Any) -> None:
+    uid = session.connection().execute(select(jobs.c.job_uid).where(jobs.c.id == job_id)).scalar_one()
+    audit.record(session, action, object_type="job", object_uid=uid, **event)
