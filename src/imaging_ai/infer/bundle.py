@@ -1,0 +1,245 @@
+"""MONAI bundles, run from memory: a volume goes in, labels on the same grid come out.
+
+The inference configuration is built as it stands (`settings.py` says what is adapted, `expressions.py` what is
+refused); images are handed over as tensors with their affine, and nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.config_parser import ConfigParser
+from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
+
+from imaging_ai.catalog import ModelEntry
+from imaging_ai.core.volume import Volume
+from imaging_ai.errors import BundleInvalid, ModelError, ModelFailed, ModelOutOfMemory
+from imaging_ai.infer.expressions import GLOBALS, Allowed
+from imaging_ai.infer.settings import InferenceConfig, read_config
+from imaging_ai.infer.tensors import Prediction, image_tensor, labels_on, plane_tensor, resampled_onto
+from imaging_ai.infer.windows import Windows, is_out_of_memory
+
+__all__ = ["LoadedModel", "Prediction", "load_bundle"]
+
+_CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+
+
+class LoadedModel:
+    """A bundle that is ready to run. Not safe for two threads at once."""
+
+    def __init__(self, entry: ModelEntry, device: torch.device, config: InferenceConfig, parser: ConfigParser) -> None:
+        self.entry = entry
+        self.device = device
+        self.notes = config.notes
+        self._image_keys = config.image_keys
+        self._planar = config.planar
+        self._before = parser.get_parsed_content("preprocessing")
+        self._after = parser.get_parsed_content("postprocessing")
+        self.network: torch.nn.Module = _network(parser, Path(parser.get_parsed_content("weights")), entry, device)
+        self._windows = Windows(parser.get_parsed_content("inferer"), entry.run.window_batch)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the parameters and buffers."""
+        tensors = (*self.network.parameters(), *self.network.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def predict(
+        self, volumes: Volume | Mapping[str, Volume], progress: Callable[[float], None] = lambda _: None
+    ) -> Prediction:
+        """Run the model; `progress` is told the part that is done, from 0 to 1.
+
+        Returns
+        -------
+        A label map ``(slices, rows, columns)`` of the first volume's grid, or, where channels overlap, booleans
+        ``(channels, slices, rows, columns)``.
+
+        Raises
+        ------
+        ModelFailed
+            If the network raises, or answers nonsense: no numbers, or another grid.
+        ModelOutOfMemory
+            If memory ran out, with single windows too.
+        """
+        named = self._named(volumes)
+        try:
+            with torch.inference_mode(), self._precision():
+                return self._predict(named, progress)
+        except ModelError:
+            raise
+        except Exception as error:  # the edge to the model: transforms and layers may raise anything
+            if is_out_of_memory(error):
+                raise ModelOutOfMemory(f"{self.entry.name} ran out of memory on {self.device}") from error
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            raise ModelFailed(f"{self.entry.name} failed: {type(error).__name__}: {first_line[:300]}") from error
+
+    def _named(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
+        if isinstance(volumes, Volume):
+            volumes = {next(iter(self.entry.inputs), "image"): volumes}
+        wanted = tuple(self.entry.inputs) or tuple(volumes)
+        absent = [name for name in wanted if name not in volumes]
+        if absent:
+            raise ModelFailed(f"{self.entry.name} needs the series {', '.join(absent)}")
+        return {name: volumes[name] for name in wanted}
+
+    def _predict(self, named: dict[str, Volume], progress: Callable[[float], None]) -> Prediction:
+        torch.manual_seed(0)
+        images = [image_tensor(volume) for volume in named.values()]
+        source = images[0]
+        images = [source, *(resampled_onto(image, source) for image in images[1:])]
+        if not self._planar:
+            return self._run(self._keyed(images), source, progress)
+        return self._by_slices(images, progress)
+
+    def _by_slices(self, images: list[MetaTensor], progress: Callable[[float], None]) -> Prediction:
+        """Run a network of two dimensions on each slice."""
+        planes: list[NDArray[Any]] = []
+        count = images[0].shape[2]
+        for k in range(count):
+            flat = [plane_tensor(image, k) for image in images]
+            start = k / count
+
+            def part_of_all(part: float, start: float = start) -> None:
+                progress(start + part / count)
+
+            planes.append(self._run(self._keyed(flat), flat[0], part_of_all))
+        return np.stack(planes, axis=-3)
+
+    def _keyed(self, images: list[MetaTensor]) -> dict[str, MetaTensor]:
+        """Give the images the names that the bundle loads them by; one name for several means channels."""
+        if len(images) == len(self._image_keys):
+            return dict(zip(self._image_keys, images, strict=True))
+        if len(self._image_keys) == 1:
+            channels = MetaTensor(torch.stack([image.as_tensor() for image in images]), meta=images[0].meta)
+            channels.meta["original_channel_dim"] = 0
+            return {self._image_keys[0]: channels}
+        raise ModelFailed(f"{self.entry.name} loads {len(self._image_keys)} images, and {len(images)} were given")
+
+    def _run(self, data: dict[str, Any], source: MetaTensor, progress: Callable[[float], None]) -> Prediction:
+        data = self._before(data)
+        if not isinstance(data, dict) or not isinstance(data.get("image"), torch.Tensor):
+            raise ModelFailed(f"{self.entry.name}: the preprocessing leaves no 'image'")
+        image = data["image"]
+        progress(0.1)
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+        inputs = plain[None].to(self.device, torch.float32)
+        if self.entry.run.channels_last and inputs.ndim == 5:
+            inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
+        answer = self._windows(inputs, self.network, lambda part: progress(0.1 + 0.7 * part))[0].float()
+        self._check(answer)
+        meta = image.meta if isinstance(image, MetaTensor) else source.meta
+        data["pred"] = MetaTensor(answer, meta=copy.deepcopy(meta), applied_operations=[])
+        labels = labels_on(self._after(data)["pred"], source)
+        progress(1.0)
+        return labels
+
+    def _check(self, answer: torch.Tensor) -> None:
+        if not bool(torch.isfinite(answer).all()):
+            raise ModelFailed(f"{self.entry.name} answered values that are not numbers")
+        largest = max(self.entry.segment_values, default=0)
+        if 1 < len(answer) <= largest:
+            raise ModelFailed(f"{self.entry.name} answered {len(answer)} channels, but its segments need {largest + 1}")
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        if self.entry.run.precision == "bfloat16":
+            with torch.autocast(self.device.type, torch.bfloat16):
+                yield
+        else:
+            yield
+
+
+def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_scripts: bool = False) -> LoadedModel:
+    """Build the network, transforms and inferer of a model, and load its weights.
+
+    `allow_scripts` lets the bundle's own Python code run; only for bundles that somebody has read.
+
+    Raises
+    ------
+    BundleInvalid
+        If something is missing, damaged, unknown, or forbidden; the message names it.
+    """
+    device = torch.device(device)
+    path = entry.path.resolve()
+    wanted = (entry.run.config,) if entry.run.config else _CONFIGS
+    file = next((path / name for name in wanted if (path / name).is_file()), path / wanted[0])
+    if not file.resolve().is_relative_to(path):
+        raise BundleInvalid(f"{entry.name}: {entry.run.config} is outside of the bundle")
+    with _importable(path, allow_scripts):
+        locator = ComponentLocator()
+        config = read_config(file, path, str(device), Allowed(locator, scripts=allow_scripts))
+        if entry.run.weights:
+            config.content["weights"] = str(path / entry.run.weights)
+        parser = ConfigParser(config.content, globals=GLOBALS)
+        parser.locator = locator
+        try:
+            return LoadedModel(entry, device, config, parser)
+        except ModelError:
+            raise
+        except Exception as error:  # the edge to the bundle: what it builds may raise anything
+            if is_out_of_memory(error):
+                raise ModelOutOfMemory(f"{entry.name} does not fit on {device}") from error
+            cause = error.__cause__ or error
+            raise BundleInvalid(f"{entry.name}: cannot be built: {type(cause).__name__}: {cause}") from error
+
+
+def _network(parser: ConfigParser, weights: Path, entry: ModelEntry, device: torch.device) -> torch.nn.Module:
+    network = parser.get_parsed_content("network_def")
+    if not isinstance(network, torch.nn.Module):
+        raise BundleInvalid(f"{entry.name}: network_def is not a network")
+    if not weights.resolve().is_relative_to(entry.path.resolve()):
+        raise BundleInvalid(f"{entry.name}: its weights lie outside of the bundle")
+    state = _state(weights, entry)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise BundleInvalid(f"{entry.name}: {weights.name} is not of this network: {str(error)[:400]}") from error
+    network.requires_grad_(False)
+    network.to(device).eval()
+    if entry.run.channels_last:
+        for parameter in network.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+    return network
+
+
+def _state(weights: Path, entry: ModelEntry) -> dict[str, torch.Tensor]:
+    """Read a state_dict, alone or in a checkpoint; nothing in the file is executed."""
+    name = f"{entry.name}: {weights.name}"
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BundleInvalid(f"{name} is missing; the weights belong into {weights.parent.name}/") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise BundleInvalid(f"{name} is not a plain state_dict: {str(error).splitlines()[0][:200]}") from error
+    for key in ("model", "state_dict", "network"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BundleInvalid(f"{name} is not a state_dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+@contextmanager
+def _importable(path: Path, allowed: bool) -> Iterator[None]:
+    """Make the bundle's own `scripts` importable while it is built; each bundle has a package of that name."""
+    if not allowed:
+        yield
+        return
+    sys.path.insert(0, str(path))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path))
+        for name in [name for name in sys.modules if name == "scripts" or name.startswith("scripts.")]:
+            del sys.modules[name]
