@@ -26,6 +26,7 @@ from imaging_ai.errors import NotDicom
 __all__ = ["BulkValue", "Document", "inflate", "make_document", "read_file_meta", "reader_of"]
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 

@@ -17,7 +17,16 @@ from typing import Literal
 
 from imaging_ai.errors import InputError, NotFound
 
-__all__ = ["Fragments", "FrameTable", "PixelData", "PixelDescription", "Reader", "frame_table", "walk_fragments"]
+__all__ = [
+    "NO_END",
+    "Fragments",
+    "FrameTable",
+    "PixelData",
+    "PixelDescription",
+    "Reader",
+    "frame_table",
+    "walk_fragments",
+]
 
 #: Gives the bytes of a file from a start, as many as asked or as there are.
 Reader = Callable[[int, int], bytes]
@@ -27,6 +36,9 @@ _KINDS: tuple[Kind, ...] = ("none", "native", "encapsulated")
 _HEAD = struct.Struct("<BBQQQI")
 _VERSION = 1
 _UINT32 = "I"
+
+#: What is said where all fragments are whole but nothing ends them: a blemish, no loss.
+NO_END = "the encapsulated pixel data has no end"
 
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
@@ -211,7 +223,7 @@ def walk_fragments(read: Reader, position: int, end: int) -> Fragments:
         if head[:4] == _SEQUENCE_END:
             return Fragments(offset, lengths, bytes(starts), table, min(position + 8, end))
         if len(head) < 8:
-            error, position = "the encapsulated pixel data has no end", end
+            error, position = NO_END, end
         elif head[:4] != _ITEM or len(lengths) == _MAX_FRAGMENTS:
             error, position = f"no fragment where one should begin, at byte {position}", end
         else:

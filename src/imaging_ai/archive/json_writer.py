@@ -30,33 +30,9 @@ _REMEMBERED = 128
 _UNDEFINED = 0xFFFFFFFF
 
 #: Explicit VRs whose length takes 16 and 32 bits (PS3.5 table 7.1-1), and those that may be bulk data (PS3.18 F.2.2).
-_SHORT_VRS = {
-    vr.encode(): vr
-    for vr in [
-        "AE",
-        "AS",
-        "AT",
-        "CS",
-        "DA",
-        "DS",
-        "DT",
-        "FD",
-        "FL",
-        "IS",
-        "LO",
-        "LT",
-        "PN",
-        "SH",
-        "SL",
-        "SS",
-        "ST",
-        "TM",
-        "UI",
-        "UL",
-        "US",
-    ]
-}
-_LONG_VRS = {vr.encode(): vr for vr in ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]}
+_SHORT = ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL", "SS", "ST", "TM")
+_SHORT_VRS = {vr.encode(): vr for vr in (*_SHORT, "UI", "UL", "US")}
+_LONG_VRS = {vr.encode(): vr for vr in (*BINARY_VRS, "SQ", "SV", "UC", "UR", "UT", "UV")}
 _BULK_VRS = {*BINARY_VRS, "DS", "FD", "FL", "IS", "LT", "SL", "SS", "ST", "SV", "UC", "UL", "US", "UT", "UV"}
 
 _SPECIFIC_CHARACTER_SET = 0x00080005
