@@ -1,0 +1,1 @@
+"""The HTTP side: health, metrics, jobs and studies (DICOMweb follows)."""

@@ -1,0 +1,49 @@
+"""The HTTP application, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from litestar import Litestar, Router
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from imaging_ai import __version__
+from imaging_ai.db.engine import Database
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_unknown_parameters
+from imaging_ai.serve.health import Check, health_router
+from imaging_ai.serve.jobs import jobs_router
+from imaging_ai.serve.monitoring import metrics_handler
+from imaging_ai.serve.problem import respond
+from imaging_ai.serve.studies import studies_router
+
+__all__ = ["make_app"]
+
+
+def make_app(
+    database: Database,
+    ledger: Ledger,
+    *,
+    checks: Mapping[str, Check] | None = None,
+    hosts: Collection[str] = LOOPBACK,
+) -> Litestar:
+    """Make the application.
+
+    `checks` are tried for readiness, after the database itself. Requests for patient data are answered when they are
+    for one of `hosts`.
+    """
+    api = Router(
+        "/api",
+        route_handlers=[jobs_router(database, ledger), studies_router(database)],
+        guards=[host_guard(frozenset(hosts)), refuse_unknown_parameters],
+        response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+    return Litestar(
+        route_handlers=[health_router({"database": database.ping, **(checks or {})}), metrics_handler(database), api],
+        exception_handlers={Exception: respond},
+        openapi_config=OpenAPIConfig(
+            title="imaging-ai", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin(path="/")]
+        ),
+        logging_config=None,
+    )

@@ -1,0 +1,53 @@
+"""What a request must be before it is answered: for this host, and with no parameter that we do not know."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.exceptions import ClientException, ValidationException
+from litestar.handlers import BaseRouteHandler
+
+__all__ = ["LOOPBACK", "host_guard", "query_name", "refuse_unknown_parameters"]
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+class _Misdirected(ClientException):
+    status_code = 421
+
+
+def host_guard(hosts: Collection[str]) -> Callable[[Connection, BaseRouteHandler], None]:
+    """Make a guard that answers only requests for `hosts`.
+
+    A page in a browser on this machine can reach a server on loopback under a name of its own (DNS rebinding), and
+    would read patient data with nobody asked; its requests carry that name.
+    """
+
+    def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
+        host = connection.headers.get("host", "")
+        name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+        if name.lower() not in hosts:
+            raise _Misdirected("this server does not answer for the host that the request names")
+
+    return guard
+
+
+def query_name(handler: BaseRouteHandler, name: str) -> str:
+    """Return what a parameter of a handler is called in a request."""
+    parameter = handler.parsed_fn_signature.parameters.get(name)
+    return getattr(parameter and parameter.kwarg_definition, "query", None) or name
+
+
+def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Refuse an unknown query parameter: a filter with a typing error must not match everything."""
+    known = [query_name(handler, name) for name in handler.parsed_fn_signature.parameters]
+    for name in connection.query_params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            message = f"no such parameter{f'; did you mean {near[0]}?' if near else ''}"
+            raise ValidationException(extra=[{"key": name, "message": message}])
