@@ -1,10 +1,10 @@
-"""Findings to DICOM objects: SEG, SR and Key Object notes, and the check that each must pass (PS3.3 A.51, A.35.13, A.35.4).
+"""Findings to DICOM objects: SEG, SR and Key Object notes (PS3.3 A.51, A.35.13, A.35.4), and the check each must pass.
 
-    results    the whole set of objects of one job
-    provenance what all of them share: patient, study, equipment, times, identifiers
-    source     the source's patient and study attributes, cleaned, and where its planes lie
-    seg        Segmentation           sr   Comprehensive 3D SR, TID 1500        kos  Key Object Selection, TID 2010
-    iod        the standard's tables  validate  promise 4: what fails here does not leave
+results    the whole set of objects of one job
+provenance what all of them share: patient, study, equipment, times, identifiers
+source     the source's patient and study attributes, cleaned, and where its planes lie
+seg        Segmentation           sr   Comprehensive 3D SR, TID 1500        kos  Key Object Selection, TID 2010
+iod        the standard's tables  validate  promise 4: what fails here does not leave
 """
 
 from imaging_ai.encode.objects import EncodedObject, Predecessor

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from highdicom import ko
 from highdicom.sr import CodeContentItem, RelationshipTypeValues
+from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
 from imaging_ai.core.finding import Code
 from imaging_ai.encode.objects import EncodedObject, Predecessor
 from imaging_ai.encode.provenance import Provenance, code_item, serialize, stand_in
-from imaging_ai.encode.sr import device_observer, referenced_requests
 from imaging_ai.encode.source import text
+from imaging_ai.encode.sr import device_observer, referenced_requests
 
 __all__ = ["REJECTED", "encode_rejection"]
 
@@ -50,7 +51,7 @@ def encode_rejection(provenance: Provenance) -> EncodedObject:
     return EncodedObject("KO", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, serialize(ds), related)
 
 
-def _shown(old: Predecessor) -> object:
+def _shown(old: Predecessor) -> Dataset:
     ds = stand_in(old.study_instance_uid, old.series_instance_uid, old.sop_class_uid, old.sop_instance_uid)
     if old.sop_class_uid != SegmentationStorage:
         del ds.Rows  # only images are referred to by IMAGE items

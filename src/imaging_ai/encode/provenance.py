@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 
 import highdicom as hd
+from highdicom.sr import CodedConcept
 from pydicom import Dataset, FileMetaDataset, dcmwrite
 from pydicom.config import disable_value_validation
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from imaging_ai import __version__
 from imaging_ai.core.finding import Algorithm, Code, ResultKind
@@ -24,9 +25,15 @@ from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import Predecessor
 from imaging_ai.encode.source import clean, patient_and_study, text
 
-__all__ = ["UNNAMED_EQUIPMENT", "Provenance", "code_item", "equipment", "instance_item", "serialize", "stand_in", "trace"]
-
-UNNAMED_EQUIPMENT = "unknown"
+__all__ = [
+    "Provenance",
+    "code_item",
+    "equipment",
+    "instance_item",
+    "serialize",
+    "stand_in",
+    "trace",
+]
 
 _SERIES_OF_KIND = {"SEG": 1, "SR": 2, "PM": 3, "SC": 4, "KO": 5}
 _ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
@@ -61,12 +68,17 @@ class Provenance:
         return str(self.header.StudyInstanceUID)
 
     def source_instances(self) -> dict[tuple[str, str], list[tuple[str, str]]]:
-        """Return (SOP class, SOP instance) of all that the model saw, by (study, series), in the order of the planes."""
+        """Return (SOP class, SOP instance) of all that the model saw, by (study, series), in plane order."""
         series: dict[tuple[str, str], dict[tuple[str, str], None]] = {}
         for header in (header for volume in self.sources for header in volume.headers):
             key = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
             series.setdefault(key, {})[str(header.SOPClassUID), str(header.SOPInstanceUID)] = None
         return {key: list(instances) for key, instances in series.items()}
+
+    @property
+    def further_instances(self) -> frozenset[str]:
+        """The SOP Instance UIDs of the volumes that the results are not drawn on."""
+        return frozenset(str(header.SOPInstanceUID) for volume in self.sources[1:] for header in volume.headers)
 
     def complete(self, ds: Dataset, kind: ResultKind) -> None:
         """Write into `ds` what highdicom was not told, and replace what it made up."""
@@ -121,9 +133,9 @@ def trace(
 
 
 def equipment(algorithm: Algorithm) -> Dataset:
-    """Return the model as the equipment that made an object (PS3.3 C.7.5.1); its Device UID changes with its weights."""
+    """Return the model as the equipment that made an object (PS3.3 C.7.5.1); new weights, new Device UID."""
     item = Dataset()
-    item.Manufacturer = text(algorithm.manufacturer, 64) or UNNAMED_EQUIPMENT
+    item.Manufacturer = text(algorithm.manufacturer, 64) or "unknown"
     item.ManufacturerModelName = text(algorithm.name, 64)
     item.DeviceSerialNumber = algorithm.digest.removeprefix("sha256:")[:64]
     item.SoftwareVersions = [text(algorithm.version, 64), f"imaging-ai {__version__}", f"highdicom {hd.__version__}"]
@@ -131,9 +143,9 @@ def equipment(algorithm: Algorithm) -> Dataset:
     return item
 
 
-def code_item(code: Code) -> Dataset:
+def code_item(code: Code) -> CodedConcept:
     """Return `code` as an item of a code sequence (PS3.3 8.8)."""
-    return hd.sr.CodedConcept(code.value, code.scheme_designator, text(code.meaning, 64))
+    return CodedConcept(code.value, code.scheme_designator, text(code.meaning, 64))
 
 
 def instance_item(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
@@ -152,10 +164,10 @@ def stand_in(study_instance_uid: str, series_instance_uid: str, sop_class_uid: s
     ds = Dataset()
     ds.StudyInstanceUID, ds.SeriesInstanceUID = study_instance_uid, series_instance_uid
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, sop_instance_uid
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(ds, keyword, "")
-    for keyword in ("StudyDate", "StudyTime", "ReferringPhysicianName"):
-        setattr(ds, keyword, "")
+    for name in ("patient", "general-study"):
+        for keyword, attribute in module(name).items():
+            if attribute.type == "2":
+                setattr(ds, keyword, "")
     ds.Rows = ds.Columns = 2
     ds.FrameOfReferenceUID = study_instance_uid
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -171,9 +183,9 @@ def serialize(ds: Dataset) -> bytes:
     """Return `ds` as a file (PS3.10 section 7), Explicit VR Little Endian."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.MediaStorageSOPClassUID = UID(ds.SOPClassUID)
+    meta.MediaStorageSOPInstanceUID = UID(ds.SOPInstanceUID)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     ds.file_meta = meta
     buffer = io.BytesIO()

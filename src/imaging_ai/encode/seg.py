@@ -66,7 +66,9 @@ def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance)
     ds.SegmentsOverlap = "YES" if _overlap(found) else "NO"
     ds.SharedFunctionalGroupsSequence = [_shared_groups(volume)]
     ds.ReferencedSeriesSequence = _referenced_series(provenance)
-    ds.SourceImageSequence = [ref for series in ds.ReferencedSeriesSequence for ref in series.ReferencedInstanceSequence]
+    ds.SourceImageSequence = [
+        ref for series in ds.ReferencedSeriesSequence for ref in series.ReferencedInstanceSequence
+    ]
     organization = derive_uid(provenance.job_uid, "SEG", "dimensions")
     for dimension in (*ds.DimensionIndexSequence, *ds.DimensionOrganizationSequence):
         dimension.DimensionOrganizationUID = organization
@@ -79,7 +81,9 @@ def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance)
             pixels.data,
         )
     )
-    return EncodedObject("SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, data)
+    return EncodedObject(
+        "SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, data, provenance.further_instances
+    )
 
 
 def _skeleton(found: Sequence[Finding], provenance: Provenance) -> Dataset:
@@ -100,6 +104,7 @@ def _skeleton(found: Sequence[Finding], provenance: Provenance) -> Dataset:
         content_label="SEGMENTATION",
         content_description=text(f"Segments found by {provenance.algorithm.name}", 64),
     )
+    ds.ContentCreatorName = ""  # type 2, and left out by highdicom
     for keyword in ("PixelData", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationType"):
         if keyword in ds:
             delattr(ds, keyword)

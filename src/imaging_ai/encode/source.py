@@ -19,7 +19,16 @@ from pydicom.valuerep import MAX_VALUE_LEN, format_number_as_ds, validate_value
 from imaging_ai.core.geometry import SourceFrame
 from imaging_ai.encode.iod import Attribute, module
 
-__all__ = ["IDENTITY", "clean", "decimal_string", "functional_group", "patient_and_study", "text"]
+__all__ = [
+    "IDENTITY",
+    "clean",
+    "decimal_string",
+    "functional_group",
+    "patient_and_study",
+    "plain",
+    "require_valid",
+    "text",
+]
 
 #: Who and which study: taken over even when the standard would not have it so.
 IDENTITY = ("PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber")
@@ -59,7 +68,7 @@ def patient_and_study(header: Dataset) -> Dataset:
                 result.update(clean(header, attributes) or {})
         for keyword in IDENTITY:
             if keyword in header:
-                setattr(result, keyword, _plain(header[keyword].value))
+                setattr(result, keyword, plain(header[keyword].value))
     return result
 
 
@@ -95,30 +104,33 @@ def _is_code(item: Dataset) -> bool:
 def _valid_value(ds: Dataset, keyword: str) -> object | None:
     vr = dictionary_VR(keyword)
     try:
-        value = _plain(ds[keyword].value) if keyword in ds else None
+        value = plain(ds[keyword].value) if keyword in ds else None
         values = value if isinstance(value, list) else [value]
         if value in (None, "", []) or (len(values) > 1 and dictionary_VM(keyword) == "1"):
             return None
         for each in values:
-            _check_value(keyword, vr, each)
+            require_valid(keyword, vr, each)
     except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError):
         return None  # the source's fault, whichever way pydicom stumbles over it
     return value
 
 
-def _check_value(keyword: str, vr: str, value: object) -> None:
+def require_valid(keyword: str, vr: str, value: object) -> None:
+    """Raise ValueError when `value` is not one that the VR and the enumerated values allow (PS3.5 6.2)."""
     if keyword in _ENUMERATED and str(value) not in _ENUMERATED[keyword]:
-        raise ValueError(keyword)
+        raise ValueError("not one of the enumerated values")
     if isinstance(value, str):
         validate_value(vr, value, RAISE)
-        if len(value) > MAX_VALUE_LEN.get(vr, len(value)) or (vr not in _MULTILINE and _CONTROL.search(value)):
-            raise ValueError(keyword)
+        if len(value) > MAX_VALUE_LEN.get(vr, len(value)):
+            raise ValueError("too long")
+        if vr not in _MULTILINE and _CONTROL.search(value):
+            raise ValueError("has control characters")
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Return text as str (decoded), several values as a list, numbers of a binary VR as they are."""
     if isinstance(value, MultiValue | list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value if isinstance(value, int | float) and type(value) in (int, float) else _text(value)
 
 

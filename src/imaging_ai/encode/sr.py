@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import highdicom as hd
 from highdicom import sr as hdsr
@@ -68,11 +69,9 @@ def encode_sr(
     ds.CurrentRequestedProcedureEvidenceSequence = reference_tree(evidence)
     if reports := [old for old in provenance.supersedes if old.sop_class_uid == Comprehensive3DSRStorage]:
         ds.PredecessorDocumentsSequence = reference_tree(_tree(reports))
-    related = {seg.sop_instance_uid} if seg else set()
-    related |= {old.sop_instance_uid for old in reports}
-    return EncodedObject(
-        "SR", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, serialize(ds), frozenset(related)
-    )
+    related = provenance.further_instances | {old.sop_instance_uid for old in reports}
+    related |= {seg.sop_instance_uid} if seg else set()
+    return EncodedObject("SR", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, serialize(ds), related)
 
 
 def device_observer(algorithm: Algorithm) -> hdsr.ObserverContext:
@@ -155,7 +154,7 @@ def _report(
     ]
     return hdsr.MeasurementReport(
         observation_context=hdsr.ObservationContext(observer_device_context=device_observer(provenance.algorithm)),
-        procedure_reported=[procedure and code_item(procedure)] if procedure else _procedures(provenance),
+        procedure_reported=[code_item(procedure)] if procedure else _procedures(provenance),
         imaging_measurements=groups,
     )
 
@@ -194,7 +193,7 @@ def _plain_group(finding: Finding, algorithm: Algorithm) -> hdsr.MeasurementsAnd
     )
 
 
-def _common(finding: Finding, algorithm: Algorithm) -> dict[str, object]:
+def _common(finding: Finding, algorithm: Algorithm) -> dict[str, Any]:
     what = finding.description
     return {
         "tracking_identifier": hdsr.TrackingIdentifier(
@@ -220,6 +219,6 @@ def _measurement(measurement: Measurement) -> hdsr.Measurement:
         name=code_item(measurement.quantity),
         value=float(measurement.value),
         unit=code_item(measurement.unit),
-        derivation=measurement.derivation and code_item(measurement.derivation),
-        method=measurement.method and code_item(measurement.method),
+        derivation=code_item(measurement.derivation) if measurement.derivation else None,
+        method=code_item(measurement.method) if measurement.method else None,
     )

@@ -1,3 +1,193 @@
-"""x"""
+"""Promise 4: what is not valid does not leave (PS3.3 for the attributes, PS3.5 for the values).
+
+`check` looks at the bytes that would leave, not at what the encoder meant. It asks: are the attributes of the IOD there
+and their values of the right kind, is the patient the source's, does every reference resolve, is the geometry the
+source's, and is there what viewers are known to need. It is quick, so that every object passes through it.
+"""
+
 from __future__ import annotations
-def check(obj: object, volume: object) -> None: ...
+
+import io
+from collections.abc import Iterator, Mapping
+
+from pydicom import Dataset
+from pydicom.config import disable_value_validation
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRLittleEndian
+
+from imaging_ai.core.finding import ResultKind
+from imaging_ai.core.volume import Volume
+from imaging_ai.encode.iod import Attribute, mandatory_modules, module
+from imaging_ai.encode.objects import EncodedObject
+from imaging_ai.encode.rules import invalid, require
+from imaging_ai.encode.source import IDENTITY, patient_and_study, plain, require_valid
+from imaging_ai.encode.validate_seg import PER_FRAME_GROUPS, check_seg
+from imaging_ai.encode.validate_sr import check_ko, check_sr
+from imaging_ai.errors import ResultInvalid
+
+__all__ = ["check"]
+
+_CLASSES: Mapping[ResultKind, str] = {
+    "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
+    "SR": "1.2.840.10008.5.1.4.1.1.88.34",
+    "KO": "1.2.840.10008.5.1.4.1.1.88.59",
+}
+
+#: What we want of every object beyond its IOD: IHE AIR, and promise 10.
+_WANTED = (
+    "SpecificCharacterSet",
+    "SeriesDescription",
+    "ContentQualification",
+    "ContributingEquipmentSequence",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "DeviceUID",
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+)
+
+#: Modules and attributes that have checks of their own: the tables would ask every row of every item.
+_CONTENT = frozenset({"sr-document-content", "key-object-document"})
+_ELSEWHERE = frozenset({"PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"})
+
+_FIXED: Mapping[str, tuple[str, ...]] = {
+    "SpecificCharacterSet": ("ISO_IR 192",),
+    "ContentQualification": ("PRODUCT", "RESEARCH", "SERVICE"),
+}
+
+
+def check(obj: EncodedObject, volume: Volume) -> None:
+    """Check an object against the standard and against its source.
+
+    Raises
+    ------
+    ResultInvalid
+        Naming the attribute and what is wrong with it, never a value of the patient's.
+    """
+    try:
+        with disable_value_validation():  # we judge the values ourselves; pydicom would print them
+            ds, end = _read(obj)
+            _check_attributes(ds)
+            _check_subject(ds, volume)
+            if obj.kind == "SEG":
+                check_seg(ds, obj, volume, end)
+            elif obj.kind == "SR":
+                check_sr(ds, obj, volume)
+            else:
+                check_ko(ds, obj)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, BytesLengthException) as error:
+        raise invalid("the data set", f"cannot be understood ({type(error).__name__})") from error
+
+
+def _read(obj: EncodedObject) -> tuple[Dataset, int]:
+    """Read the object up to what only a SEG has many of; return it, and where the reading ended."""
+    stream = io.BytesIO(obj.data)
+    try:
+        ds = read_partial(stream, stop_when=_at_the_frames)
+    except (InvalidDicomError, EOFError, OSError) as error:
+        raise ResultInvalid("the object is no DICOM file") from error
+    meta = ds.file_meta
+    require(obj.kind in _CLASSES, "SOPClassUID", f"no rules for a result of the kind {obj.kind}")
+    require(
+        meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian, "TransferSyntaxUID", "not Explicit VR Little Endian"
+    )
+    for keyword, told in (("SOPClassUID", obj.sop_class_uid), ("SOPInstanceUID", obj.sop_instance_uid)):
+        require(ds.get(keyword) == told, keyword, "not what the encoder announced")
+        require(meta.get(f"MediaStorage{keyword}") == told, f"MediaStorage{keyword}", "differs from the data set")
+    require(ds.SOPClassUID == _CLASSES[obj.kind], "SOPClassUID", f"not the class of a {obj.kind}")
+    require(ds.get("Modality") == obj.kind, "Modality", f"not {obj.kind}")
+    require(ds.get("SeriesInstanceUID") == obj.series_instance_uid, "SeriesInstanceUID", "not what was announced")
+    return ds, stream.tell()
+
+
+def _at_the_frames(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag >= PER_FRAME_GROUPS)
+
+
+def _check_attributes(ds: Dataset) -> None:
+    """Check presence by the tables of the IOD, and every value by its VR."""
+    for name in mandatory_modules(str(ds.SOPClassUID)):
+        if name not in _CONTENT:
+            _check_module(ds, module(name), "")
+    for keyword in _WANTED:
+        require(not _empty(ds, keyword), keyword, "missing")
+    for keyword, values in _FIXED.items():
+        require(ds.get(keyword) in values, keyword, "not one of the values in use here")
+    require(
+        any(item.get("DeviceUID") == ds.DeviceUID for item in ds.ContributingEquipmentSequence),
+        "ContributingEquipmentSequence",
+        "does not name the model's device",
+    )
+    for path, element in _elements(ds, ""):
+        _check_element(path, element)
+
+
+def _check_module(ds: Dataset, attributes: Mapping[str, Attribute], where: str) -> None:
+    for keyword, attribute in attributes.items():
+        if keyword in _ELSEWHERE or (keyword in IDENTITY and not where):
+            continue
+        path = f"{where}{keyword}"
+        if attribute.type == "1":
+            require(not _empty(ds, keyword), path, "missing or empty, and required (type 1)")
+        elif attribute.type == "2":
+            require(keyword in ds, path, "missing (type 2)")
+        if attribute.items and keyword in ds:
+            for number, item in enumerate(ds[keyword].value, 1):
+                _check_module(item, attribute.items, f"{path}[{number}].")
+
+
+def _empty(ds: Dataset, keyword: str) -> bool:
+    if keyword not in ds:
+        return True
+    value = ds[keyword].value
+    if isinstance(value, int | float):
+        return False
+    return not value or (isinstance(value, MultiValue) and not any(str(each) for each in value))
+
+
+def _elements(ds: Dataset, where: str) -> Iterator[tuple[str, DataElement]]:
+    """Yield every element with its path, those of items too."""
+    for element in ds:
+        path = f"{where}{element.keyword or element.tag}"
+        yield path, element
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value, 1):
+                yield from _elements(item, f"{path}[{number}].")
+
+
+def _check_element(path: str, element: DataElement) -> None:
+    keyword = keyword_for_tag(element.tag)
+    require(bool(keyword), path, "not an attribute of the standard")
+    require(element.VR in dictionary_VR(element.tag), path, f"has the value representation {element.VR}")
+    if element.VR == "SQ":
+        if keyword.endswith("CodeSequence"):
+            for item in element.value:
+                _check_code(path, item)
+        return
+    if path in IDENTITY:
+        return
+    value = plain(element.value)
+    for each in value if isinstance(value, list) else [value]:
+        try:
+            require_valid(keyword, element.VR, each)
+        except ValueError:
+            raise invalid(path, f"the value is not a valid {element.VR}") from None
+
+
+def _check_code(path: str, item: Dataset) -> None:
+    has_value = bool(item.get("CodeValue")) != bool(item.get("LongCodeValue"))
+    complete = has_value and item.get("CodingSchemeDesignator") and item.get("CodeMeaning")
+    require(bool(complete), path, "a coded concept without value, scheme or meaning")
+
+
+def _check_subject(ds: Dataset, volume: Volume) -> None:
+    """Check that patient and study are the source's: a result in another patient's folder is the worst of all."""
+    for element in patient_and_study(volume.headers[0]):
+        keyword = element.keyword
+        require(keyword in ds and ds[keyword].value == element.value, keyword, "differs from the source")
