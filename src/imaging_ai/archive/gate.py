@@ -18,18 +18,20 @@ from imaging_ai.core.identity import is_uid
 from imaging_ai.core.instance import InstanceHeader
 from imaging_ai.errors import NotDicom
 
-__all__ = ["HEAD_BYTES", "dataset_offset", "scan"]
+__all__ = ["HEAD_BYTES", "dataset_offset", "scan", "transfer_syntax"]
 
 #: As much of an instance as `scan` needs to see: what the index keeps lies well before it.
 HEAD_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _MAX_ELEMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
-_LONG_VRS = frozenset((b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV"))
-_VRS = _LONG_VRS | frozenset(
-    (b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS")
-    + (b"ST", b"TM", b"UI", b"UL", b"US")
+_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+    vr.encode() for vr in ("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV")
 )
+_VRS = _LONG_VRS | {
+    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
+    *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
@@ -92,7 +94,9 @@ class _Meta(NamedTuple):
     dataset_offset: int
 
 
-def scan(head: bytes | memoryview, transfer_syntax_uid: str | None = None, *, size: int | None = None) -> InstanceHeader:
+def scan(
+    head: bytes | memoryview, transfer_syntax_uid: str | None = None, *, size: int | None = None
+) -> InstanceHeader:
     """Read the header of a DICOM file (PS3.10), or of a bare data set when its transfer syntax is given.
 
     `head` is the instance or its beginning, `size` the whole length when only the beginning is given. What can be
@@ -116,8 +120,13 @@ def dataset_offset(head: bytes | memoryview) -> int:
     return _read_meta(memoryview(head)).dataset_offset
 
 
+def transfer_syntax(head: bytes | memoryview) -> str:
+    """Return the Transfer Syntax UID that the File Meta Information names."""
+    return _read_meta(memoryview(head)).transfer_syntax_uid
+
+
 def _read_meta(view: memoryview) -> _Meta:
-    if view[128:132] != b"DICM":
+    if bytes(view[128:132]) != b"DICM":
         raise NotDicom("not a DICOM file: no DICM after the preamble")
     position, transfer_syntax_uid = 132, ""
     try:

@@ -1,0 +1,249 @@
+"""The archive: keeps instances, finds them again, and registers results.
+
+`keep` returns only when bytes and index row are durable, so its caller may answer success (PS3.4 B.2.3).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal
+
+from sqlmodel import Session
+
+from imaging_ai.archive import find, gate, results
+from imaging_ai.archive.batch import Arrival, Visit
+from imaging_ai.archive.blobs import BlobStore, BlobWriter, JournaledStore, StagedWriter
+from imaging_ai.archive.commit import GroupCommit
+from imaging_ai.archive.conflict import replace, same_content
+from imaging_ai.archive.index import Index
+from imaging_ai.audit import record
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.core.instance import InstanceHeader, SeriesSummary, StoredInstance
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import DatabaseUnavailable, ImagingAiError, InputError, InstanceConflict, UnavailableError
+
+__all__ = ["Archive", "ConflictPolicy", "Kept", "Visit"]
+
+_log = logging.getLogger(__name__)
+_SETTLE_BYTES = 256 << 20
+
+ConflictPolicy = Literal["keep-first", "replace"]
+
+
+class Kept(StrEnum):
+    """What became of an instance that came in."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    REPLACED = "replaced"
+
+
+class Archive:
+    """All instances, over one database and one blob store; any number of processes share them.
+
+    `silence` is how many seconds without a further instance make a series complete when nobody says goodbye.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        store: BlobStore,
+        *,
+        conflict: ConflictPolicy = "keep-first",
+        silence: float = 10.0,
+        retry_seconds: float = 5.0,
+    ) -> None:
+        self.database = database
+        self.store = store
+        self._conflict = conflict
+        self._journal = store if isinstance(store, JournaledStore) else None
+        self._index = Index(database, silence=silence, synced=self._journal is None, retry_seconds=retry_seconds)
+        self._group = GroupCommit(self._commit)
+
+    # -- keeping
+
+    def begin(self, size_hint: int | None = None) -> BlobWriter:
+        """Open a new object for the bytes of an instance."""
+        return self.store.begin(size_hint)
+
+    def keep(
+        self,
+        header: InstanceHeader,
+        writer: BlobWriter,
+        *,
+        source: str,
+        origin_address: str,
+        door: str,
+        visit: Visit | None = None,
+    ) -> Kept:
+        """Keep the instance that `writer` holds; durable and indexed on return.
+
+        `source` is who brought it (calling AE title or principal), `door` how ("dimse", "stow"). Instances that come
+        together share a `visit`, and one audit event for each series.
+
+        Raises
+        ------
+        InstanceConflict
+            If the SOP Instance UID is held with other content and the policy keeps the first.
+        UnavailableError
+            If storage or database cannot take it. Then nothing of it is kept.
+        """
+        visit = visit or Visit(source, origin_address, door)
+        blob = writer.stage() if isinstance(writer, StagedWriter) else writer.commit()
+        arrival = Arrival(header, blob, visit)
+        try:
+            self._group.run(arrival)
+            if arrival.error is not None:
+                raise arrival.error
+        except BaseException:
+            if not arrival.in_doubt:  # else a row may name these bytes, and recovery decides
+                self._drop(blob)
+            raise
+        kept = Kept.STORED if arrival.held is None else self._meet(arrival)
+        visit.series[arrival.series_id] = visit.series.get(arrival.series_id, 0) + (kept is not Kept.DUPLICATE)
+        if self._journal is not None and self._journal.unsettled_bytes() > _SETTLE_BYTES:
+            self._settle(self._journal)
+        return kept
+
+    def leave(self, visit: Visit) -> None:
+        """Note in the audit what a visit has brought, at its end."""
+        with self.database.write() as session:
+            for series_id, series_instance_uid in visit.series_uids.items():
+                record(
+                    session,
+                    "instances-transferred",
+                    object_type="series",
+                    object_uid=series_instance_uid,
+                    actor=visit.source,
+                    origin=visit.origin_address,
+                    detail=f"{visit.door}: {visit.series.get(series_id, 0)} instances",
+                )
+
+    def _commit(self, arrivals: list[Arrival]) -> None:
+        """Make a batch durable: one sync for the bytes, one transaction for the rows, in this order."""
+        if self._journal is not None:
+            self._journal.sync([arrival.blob for arrival in arrivals])
+        try:
+            self._index.insert(arrivals)
+        except UnavailableError:
+            raise
+        except Exception:  # the edge of a batch: one instance that cannot be indexed must not fail the others
+            if len(arrivals) == 1:
+                raise
+            for arrival in arrivals:
+                self._commit_alone(arrival)
+
+    def _commit_alone(self, arrival: Arrival) -> None:
+        try:
+            self._index.insert([arrival])
+        except Exception as error:  # noqa: BLE001 - raised again by the caller that it belongs to
+            arrival.error = error
+
+    def _meet(self, arrival: Arrival) -> Kept:
+        """Decide about an instance whose SOP Instance UID is held already."""
+        held = arrival.held
+        while held is not None:
+            ours = held.origin == "result"  # what we made is never changed from outside, nor routed again
+            if ours or same_content(self.store, held.blob, arrival.blob):
+                self._drop(arrival.blob)
+                return Kept.DUPLICATE
+            if self._conflict == "keep-first":
+                self._drop(arrival.blob)
+                self._refuse(arrival)
+            if replace(self.database, held, arrival):
+                return Kept.REPLACED
+            held = find.held(self.database, arrival.header.sop_instance_uid)  # another process was faster
+        raise DatabaseUnavailable("the instance was deleted while it was stored again")
+
+    def _refuse(self, arrival: Arrival) -> None:
+        uid = arrival.header.sop_instance_uid
+        with self.database.write() as session:
+            record(
+                session,
+                "store-instance",
+                object_type="instance",
+                object_uid=uid,
+                actor=arrival.visit.source,
+                origin=arrival.visit.origin_address,
+                outcome="refused",
+                detail="instance-conflict: held with other content",
+            )
+        raise InstanceConflict(f"SOP instance {uid} is held with other content; the first is kept")
+
+    def _drop(self, blob: BlobRef) -> None:
+        """Remove bytes that will not be indexed. Failing to is no harm: recovery finds and compares them again."""
+        try:
+            self.store.delete(blob)
+        except ImagingAiError as error:
+            _log.warning("an object that is not indexed was not removed: %s", error)
+
+    # -- finding
+
+    def instances(self, series_instance_uid: str) -> tuple[StoredInstance, ...]:
+        """Return the instances of a series by instance number. Raises `NotFound`."""
+        return find.instances(self.database, series_instance_uid)
+
+    def read(self, instance: StoredInstance) -> bytes:
+        """Return the DICOM file of an instance."""
+        return self.store.read(instance.blob)
+
+    def summary(self, series_instance_uid: str) -> SeriesSummary:
+        """Return a series as the rules see it. Raises `NotFound`."""
+        return find.summary(self.database, series_instance_uid)
+
+    # -- results
+
+    def register_results(
+        self, session: Session, job_id: int, objects: Sequence[tuple[str, BlobRef, InstanceHeader]]
+    ) -> None:
+        """Register what a job produced, in the caller's transaction."""
+        results.register(session, job_id, objects)
+
+    # -- after a crash
+
+    def recover(self) -> int:
+        """Index what dead processes stored and could not index durably, remove what is not whole; return how many.
+
+        Safe while other processes receive: their areas are locked.
+        """
+        if self._journal is None:
+            return 0
+        recovered = 0
+        for blob in self._journal.recover(self._known):
+            recovered += self._adopt(blob)
+        if recovered:
+            _log.info("recovered %d instances that the index lacked", recovered)
+        return recovered
+
+    def _adopt(self, blob: BlobRef) -> bool:
+        try:
+            header = gate.scan(self.store.read(blob, 0, gate.HEAD_BYTES), size=blob.length)
+            arrival = Arrival(header, blob, Visit("", "", "recovery"))
+            self._group.run(arrival)
+            return arrival.held is None or self._meet(arrival) is Kept.REPLACED
+        except InputError as error:
+            _log.warning("an object left by a crash was removed: %s", error)
+            self._drop(blob)
+            return False
+
+    def _known(self, blobs: Sequence[BlobRef]) -> set[BlobRef]:
+        return find.known(self.database, blobs)
+
+    def _settle(self, journal: JournaledStore) -> None:
+        try:
+            self._index.flush()
+            journal.settle(self._known)
+        except ImagingAiError as error:
+            _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
+
+    def close(self) -> None:
+        """End this process's use of store and database; a clean end leaves recovery nothing to do."""
+        if self._journal is not None:
+            try:
+                self._index.flush()
+                self._journal.close(self._known)
+            except ImagingAiError as error:
+                _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
+        self._index.close()

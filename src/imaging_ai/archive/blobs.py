@@ -1,0 +1,100 @@
+"""Where bytes are kept: the port that every store implements, and the choice of one by URL.
+
+A store gives its own names to objects; nothing a peer sent becomes part of a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
+
+from imaging_ai.archive.folder import FolderStore, Known
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.errors import ConfigError
+
+__all__ = ["BlobStore", "BlobWriter", "FolderStore", "JournaledStore", "StagedWriter", "open_store"]
+
+
+class BlobWriter(Protocol):
+    """One object on its way in. Nothing of it is visible before `commit`, and nothing remains after `discard`."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes were written."""
+
+    @property
+    def head(self) -> bytes | memoryview:
+        """The beginning of the object, up to a megabyte; valid until `commit`."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, which may be reused at once. Raises `StorageUnavailable`."""
+
+    def commit(self) -> BlobRef:
+        """Make the object durable and visible, and say where it is."""
+
+    def discard(self) -> None:
+        """Forget the object; harmless after `commit` or a second time."""
+
+
+class BlobStore(Protocol):
+    """Keeps immutable objects."""
+
+    def begin(self, size_hint: int | None = None) -> BlobWriter:
+        """Open a new object for writing."""
+
+    def put(self, data: bytes) -> BlobRef:
+        """Store one object, durable on return."""
+
+    def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
+        """Return a range of the object; all of it by default. Raises `NotFound`."""
+
+    def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
+        """Give the object in pieces."""
+
+    def delete(self, ref: BlobRef) -> None:
+        """Remove the object; harmless when it is gone."""
+
+
+@runtime_checkable
+class StagedWriter(Protocol):
+    """A writer whose durability can be shared: many are staged, then one `JournaledStore.sync` covers all."""
+
+    def stage(self) -> BlobRef:
+        """Put all bytes in place; they are durable only after the store's next `sync`."""
+
+
+@runtime_checkable
+class JournaledStore(Protocol):
+    """A store that can name, after a crash, the objects that the index may have missed.
+
+    So the index need not be synced for each instance: what a power cut takes from it is rebuilt from the objects.
+    """
+
+    def sync(self, refs: Sequence[BlobRef]) -> None:
+        """Make staged objects durable."""
+
+    def unsettled_bytes(self) -> int:
+        """Say how much was stored since the last `settle`."""
+
+    def settle(self, known: Known) -> None:
+        """Forget the names of objects that the index has durably."""
+
+    def recover(self, known: Known) -> Iterator[BlobRef]:
+        """Give the whole objects of dead processes that the index lacks, to be indexed or deleted by the caller."""
+
+    def close(self, known: Known) -> None:
+        """End this process's use of the store, settling what `known` has."""
+
+
+def open_store(url: str, *, sync: bool = True) -> BlobStore:
+    """Open the store of a URL: ``file:///…`` or a path, or ``s3://bucket/prefix``."""
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        return FolderStore(Path(unquote(parts.path)), sync=sync)
+    if parts.scheme == "s3":
+        from imaging_ai.archive.s3 import open_s3_store  # the S3 client is loaded only where it is used
+
+        return open_s3_store(url)
+    raise ConfigError(f"storage URL {parts.scheme}: is not known; use a folder, file:// or s3://")

@@ -1,0 +1,166 @@
+"""Looking instances and series up in the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Table, func, select
+from sqlalchemy.sql import Select
+
+from imaging_ai.archive.batch import Held
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.core.instance import SeriesSummary, StoredInstance
+from imaging_ai.db.engine import Database
+from imaging_ai.db.tables import InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
+from imaging_ai.errors import NotFound
+
+__all__ = ["held", "instances", "known", "summary"]
+
+STUDY: Table = StudyRow.metadata.tables["study"]
+SERIES: Table = SeriesRow.metadata.tables["series"]
+INSTANCE: Table = InstanceRow.metadata.tables["instance"]
+REPLACED: Table = ReplacedInstanceRow.metadata.tables["replaced_instance"]
+
+#: Attributes that rules and models may ask for, by keyword, and the column that holds them.
+_KEYWORDS = {
+    STUDY: {
+        "PatientID": "patient_id",
+        "IssuerOfPatientID": "issuer_of_patient_id",
+        "PatientName": "patient_name",
+        "PatientBirthDate": "patient_birth_date",
+        "PatientSex": "patient_sex",
+        "StudyDate": "study_date",
+        "StudyTime": "study_time",
+        "AccessionNumber": "accession_number",
+        "StudyID": "study_id",
+        "StudyDescription": "study_description",
+        "ReferringPhysicianName": "referring_physician_name",
+        "StudyInstanceUID": "study_instance_uid",
+    },
+    SERIES: {
+        "SeriesInstanceUID": "series_instance_uid",
+        "Modality": "modality",
+        "SeriesNumber": "series_number",
+        "SeriesDescription": "series_description",
+        "SeriesDate": "series_date",
+        "SeriesTime": "series_time",
+        "BodyPartExamined": "body_part_examined",
+        "ProtocolName": "protocol_name",
+        "Manufacturer": "manufacturer",
+        "ManufacturerModelName": "manufacturer_model_name",
+        "StationName": "station_name",
+        "InstitutionName": "institution_name",
+        "PerformedProcedureStepStartDate": "performed_procedure_step_start_date",
+        "PerformedProcedureStepStartTime": "performed_procedure_step_start_time",
+        "FrameOfReferenceUID": "frame_of_reference_uid",
+    },
+    INSTANCE: {
+        "SOPClassUID": "sop_class_uid",
+        "TransferSyntaxUID": "transfer_syntax_uid",
+        "ImageType": "image_type",
+        "Rows": "rows",
+        "Columns": "columns",
+        "NumberOfFrames": "number_of_frames",
+        "BitsAllocated": "bits_allocated",
+    },
+}
+
+
+def instances(database: Database, series_instance_uid: str) -> tuple[StoredInstance, ...]:
+    """Return the instances of a series by instance number."""
+    with database.read() as session:
+        rows = session.connection().execute(_instances_of(series_instance_uid)).all()
+    if not rows:
+        raise NotFound(f"series {series_instance_uid} is not held")
+    return tuple(_stored(row) for row in rows)
+
+
+def summary(database: Database, series_instance_uid: str) -> SeriesSummary:
+    """Return what the index says of a series, with the attributes of one of its instances."""
+    one = (
+        select(STUDY, SERIES, INSTANCE, SERIES.c.source.label("series_source"))
+        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY))
+        .where(SERIES.c.series_instance_uid == series_instance_uid)
+        .order_by(INSTANCE.c.id)
+        .limit(1)
+    )
+    count = (
+        select(func.count())
+        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id))
+        .where(SERIES.c.series_instance_uid == series_instance_uid)
+    )
+    with database.read() as session:
+        row = session.connection().execute(one).first()
+        number = session.connection().scalar(count) or 0
+    if row is None:
+        raise NotFound(f"series {series_instance_uid} is not held")
+    columns = row._mapping
+    attributes = {
+        keyword: "" if columns[table.c[name]] is None else str(columns[table.c[name]])
+        for table, names in _KEYWORDS.items()
+        for keyword, name in names.items()
+    }
+    return SeriesSummary(
+        study_instance_uid=attributes["StudyInstanceUID"],
+        series_instance_uid=series_instance_uid,
+        modality=attributes["Modality"],
+        instances=number,
+        revision=columns[SERIES.c.revision],
+        attributes=attributes,
+    )
+
+
+def held(database: Database, sop_instance_uid: str) -> Held | None:
+    """Return what is held under a SOP Instance UID."""
+    query = (
+        select(INSTANCE, SERIES.c.origin)
+        .join(SERIES, SERIES.c.id == INSTANCE.c.series_id)
+        .where(INSTANCE.c.sop_instance_uid == sop_instance_uid)
+    )
+    with database.read() as session:
+        row = session.connection().execute(query).first()
+    if row is None:
+        return None
+    return Held(_blob(row), row.transfer_syntax_uid, row.series_id, row.origin)
+
+
+def known(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:
+    """Return those of the blobs that a row names, as current or as replaced content."""
+    wanted = set(blobs)
+    keys = sorted({blob.key for blob in blobs})
+    found: set[BlobRef] = set()
+    with database.read() as session:
+        for table in (INSTANCE, REPLACED):
+            for start in range(0, len(keys), 500):
+                columns = table.c.blob_key, table.c.blob_offset, table.c.blob_length
+                rows = session.connection().execute(
+                    select(*columns).where(table.c.blob_key.in_(keys[start : start + 500]))
+                )
+                found.update(_blob(row) for row in rows)
+    return found & wanted
+
+
+def _instances_of(series_instance_uid: str) -> Select[Any]:
+    return (
+        select(INSTANCE, SERIES.c.series_instance_uid, STUDY.c.study_instance_uid)
+        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY))
+        .where(SERIES.c.series_instance_uid == series_instance_uid)
+        .order_by(INSTANCE.c.instance_number, INSTANCE.c.sop_instance_uid)
+    )
+
+
+def _stored(row: Any) -> StoredInstance:
+    return StoredInstance(
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        instance_number=row.instance_number,
+        blob=_blob(row),
+    )
+
+
+def _blob(row: Any) -> BlobRef:
+    return BlobRef(row.blob_key, row.blob_offset, row.blob_length)

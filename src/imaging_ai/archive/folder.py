@@ -1,0 +1,408 @@
+"""Objects in a local folder: large ones as files of their own, small ones together in logs.
+
+    objects/ab/ab….dcm   one large object          owners/…   what is not settled yet, see `owner`
+    logs/ab/ab….log      many small objects
+
+Names are random, so nothing a peer sent is in a path. An object has its name only once it is whole and synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from imaging_ai.archive import log
+from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.errors import NotFound, StorageUnavailable
+
+__all__ = ["FolderStore", "FolderWriter", "Known"]
+
+#: Up to here an object is held in memory and goes into the log; larger ones go to a file as they come.
+SMALL_BYTES = 1 << 20
+_WRITEBACK_BYTES = 16 << 20
+_SPARE_BUFFERS = 8
+_KEY = re.compile(r"(objects/([0-9a-f]{2})/\2[0-9a-f]{30}\.dcm|logs/([0-9a-f]{2})/\3[0-9a-f]{30}\.log)")
+
+#: Which of these objects the index has, durably.
+Known = Callable[[Sequence[BlobRef]], set[BlobRef]]
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "does not work"
+        name = errno.errorcode.get(error.errno or 0, "unknown error")
+        raise StorageUnavailable(f"the storage folder {reason} ({name})") from error
+
+
+class FolderStore:
+    """A blob store in a folder that any number of processes share.
+
+    With `sync` off objects survive the end of the process but not a power cut. `min_free_bytes` is kept free:
+    the database beside it needs room too.
+    """
+
+    def __init__(
+        self, root: Path, *, sync: bool = True, min_free_bytes: int = 64 << 20, segment_bytes: int = 64 << 20
+    ) -> None:
+        self.root = root
+        self.is_synced = sync
+        self._min_free_bytes = min_free_bytes
+        self._segment_bytes = segment_bytes
+        self._lock = threading.Lock()
+        self._area: OwnerArea | None = None
+        self._segment: log.Segment | None = None
+        self._lost: set[str] = set()
+        self._spare: list[bytearray] = []
+        self._unsettled_bytes = 0
+        with _storage_errors():
+            for folder in ("objects", "logs", "owners"):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+
+    # -- writing
+
+    def begin(self, size_hint: int | None = None) -> FolderWriter:
+        """Open a new object."""
+        with _storage_errors():
+            room = os.statvfs(self.root)
+            if room.f_bavail * room.f_frsize < self._min_free_bytes + (size_hint or 0):
+                raise OSError(errno.ENOSPC, "below the free space to be kept")
+            with self._lock:
+                if self._area is None:
+                    self._area = OwnerArea.create(self.root / "owners")
+                buffer = self._spare.pop() if self._spare else bytearray(SMALL_BYTES)
+        return FolderWriter(self, buffer)
+
+    def put(self, data: bytes) -> BlobRef:
+        """Store one object, durable on return."""
+        writer = self.begin(len(data))
+        try:
+            writer.write(data)
+            return writer.commit()
+        finally:
+            writer.discard()
+
+    def append(self, data: memoryview, *, put: bool) -> BlobRef:
+        """Write a small object into the log."""
+        total = log.checksum(data)
+        with _storage_errors():
+            while True:
+                segment = self._segment or self._next_segment(None)
+                try:
+                    offset = segment.append([data], len(data), total, put=put)
+                except OSError:
+                    self._next_segment(segment)  # what could not be written to once is not trusted again
+                    raise
+                if offset is not None:
+                    self._unsettled_bytes += len(data)
+                    return BlobRef(self._key("logs", segment.path), offset, len(data))
+                self._next_segment(segment)
+
+    def _next_segment(self, full: log.Segment | None) -> log.Segment:
+        with self._lock:
+            if self._segment is full:
+                self._segment = None
+                if full is not None:
+                    self._seal(full)
+                path = self.new_path("logs", ".log")
+                segment = log.Segment(path, self._segment_bytes)
+                os.link(path, self.area().path / path.name)
+                if self.is_synced:
+                    sync_folder(path.parent)
+                    sync_folder(self.area().path)
+                self._segment = segment
+            assert self._segment is not None
+            return self._segment
+
+    def _seal(self, segment: log.Segment) -> None:
+        try:
+            segment.seal(sync=self.is_synced)
+        finally:
+            if segment.is_lost:
+                self._lost.add(self._key("logs", segment.path))
+
+    def sync(self, refs: Sequence[BlobRef]) -> None:
+        """Make staged objects durable: large ones are already, small ones by one sync of the log."""
+        if not self.is_synced:
+            return
+        with _storage_errors():
+            with self._lock:  # waits for a segment that is being sealed, which syncs it
+                segment = self._segment
+            key = self._key("logs", segment.path) if segment else ""
+            if segment and any(ref.key == key for ref in refs):
+                try:
+                    segment.sync()
+                except OSError:
+                    self._next_segment(segment)  # after a failed sync its pages may be lost without another error
+                    raise
+            if any(ref.key in self._lost for ref in refs):
+                raise OSError(errno.EIO, "a sync failed")
+
+    def area(self) -> OwnerArea:
+        """Return our area, made by the first `begin`."""
+        assert self._area is not None
+        return self._area
+
+    def new_path(self, kind: str, suffix: str) -> Path:
+        """Choose the place of a new object."""
+        name = secrets.token_hex(16)
+        folder = self.root / kind / name[:2]
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        return folder / f"{name}{suffix}"
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Keep a buffer for the next object."""
+        with self._lock:
+            if len(self._spare) < _SPARE_BUFFERS:
+                self._spare.append(buffer)
+
+    def count(self, length: int) -> None:
+        """Note that a large object was stored."""
+        self._unsettled_bytes += length
+
+    # -- reading
+
+    def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
+        """Return a range of an object."""
+        begin, wanted = _range(ref, start, length)
+        with self._open(ref) as descriptor, _storage_errors():
+            return os.pread(descriptor, wanted, begin)
+
+    def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
+        """Give an object in pieces."""
+        with self._open(ref) as descriptor:
+            for start in range(0, ref.length, chunk_size):
+                begin, wanted = _range(ref, start, chunk_size)
+                with _storage_errors():
+                    chunk = os.pread(descriptor, wanted, begin)
+                yield chunk
+
+    @contextmanager
+    def _open(self, ref: BlobRef) -> Iterator[int]:
+        try:
+            descriptor = os.open(self.path(ref), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound("the stored object is gone") from None
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def path(self, ref: BlobRef) -> Path:
+        """Return the file that an object lies in."""
+        if _KEY.fullmatch(ref.key) is None:
+            raise NotFound("not a key of this store")
+        return self.root / ref.key
+
+    def delete(self, ref: BlobRef) -> None:
+        """Remove an object."""
+        path = self.path(ref)
+        with _storage_errors():
+            try:
+                if ref.key.startswith("logs/"):
+                    log.erase(path, ref.offset, ref.length)
+                    return
+                path.unlink()
+            except FileNotFoundError:
+                return
+            if self._area is not None:
+                for suffix in (".dcm", ".put"):
+                    (self._area.path / path.with_suffix(suffix).name).unlink(missing_ok=True)
+
+    # -- what a crash leaves
+
+    def unsettled_bytes(self) -> int:
+        """Say how much was stored since the last `settle`."""
+        return self._unsettled_bytes
+
+    def settle(self, known: Known) -> None:
+        """Forget the names of objects that the index has durably."""
+        self._unsettled_bytes = 0
+        if self._area is None:
+            return
+        active = self._segment.path.name if self._segment else ""
+        with _storage_errors():
+            for entry in self._area.entries(".log"):
+                refs = [BlobRef(self._key("logs", entry), one.offset, one.length) for one in log.records(entry)]
+                if entry.name != active and known(refs).issuperset(refs):
+                    entry.unlink()
+            for suffix in (".dcm", ".put"):
+                entries = {self._object(entry): entry for entry in self._area.entries(suffix)}
+                for ref in known(list(entries)):
+                    entries[ref].unlink()
+
+    def recover(self, known: Known) -> Iterator[BlobRef]:
+        """Give the whole objects of dead processes that the index lacks, to be indexed or deleted by the caller.
+
+        What is not whole, or belongs to a result that was never registered, is removed here.
+        """
+        for area in dead_areas(self.root / "owners"):
+            for entry in area.entries(".log"):
+                yield from self._recover_segment(entry, known)
+            for suffix in (".dcm", ".put"):
+                for entry in area.entries(suffix):
+                    ref = self._object(entry)
+                    if (self.root / ref.key).exists() and not known([ref]):
+                        if suffix == ".dcm":
+                            yield ref
+                        else:
+                            self.delete(ref)
+            area.remove()
+
+    def _recover_segment(self, entry: Path, known: Known) -> Iterator[BlobRef]:
+        key, end = self._key("logs", entry), 0
+        with entry.open("rb") as file:
+            os.fsync(file.fileno())  # what was whole but not synced yet is about to be indexed
+        for record in log.records(entry, verify=True):
+            ref = BlobRef(key, record.offset, record.length)
+            if not known([ref]):
+                if record.whole and not record.put:
+                    yield ref
+                else:
+                    self.delete(ref)
+            end = record.offset + record.length
+        path = self.root / key
+        if end == 0:
+            path.unlink(missing_ok=True)
+        else:
+            os.truncate(path, end)
+
+    def close(self, known: Known | None = None) -> None:
+        """Seal our log; what `known` has leaves nothing behind, the rest waits for the next recovery."""
+        with self._lock, _storage_errors():
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                self._seal(segment)
+        if known is not None:
+            self.settle(known)
+        with self._lock:
+            area, self._area = self._area, None
+        if area is None:
+            return
+        if any(entry.name != "lock" for entry in area.path.iterdir()):
+            area.release()
+        else:
+            area.remove()
+
+    def _object(self, entry: Path) -> BlobRef:
+        return BlobRef(self._key("objects", entry.with_suffix(".dcm")), 0, entry.stat().st_size)
+
+    @staticmethod
+    def _key(kind: str, path: Path) -> str:
+        return f"{kind}/{path.name[:2]}/{path.name}"
+
+
+class FolderWriter:
+    """One object on its way into a `FolderStore`."""
+
+    def __init__(self, store: FolderStore, buffer: bytearray) -> None:
+        self._store = store
+        self._buffer: bytearray | None = buffer
+        self._view = memoryview(buffer)
+        self._part: Path | None = None
+        self._descriptor = -1
+        self._cleaned = 0
+        self.size = 0
+
+    @property
+    def head(self) -> memoryview:
+        """The beginning of the object, up to `SMALL_BYTES`; all of a small one. Valid until it is staged."""
+        return self._view[: min(self.size, SMALL_BYTES)]
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        end = self.size + len(data)
+        if end <= SMALL_BYTES:
+            self._view[self.size : end] = data
+        else:
+            with _storage_errors():
+                self._write_through(memoryview(data))
+        self.size = end
+
+    def _write_through(self, data: memoryview) -> None:
+        if self._part is None:
+            self._part = self._store.area().path / f"{secrets.token_hex(16)}.part"
+            self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            self._write_all(self._view[: self.size])
+            missing = data[: SMALL_BYTES - self.size]
+            self._view[self.size : SMALL_BYTES] = missing
+        self._write_all(data)
+        if self.size - self._cleaned >= _WRITEBACK_BYTES:
+            # Starts the disk on what is written, so that the sync at the end finds little to do.
+            os.posix_fadvise(self._descriptor, self._cleaned, self.size - self._cleaned, os.POSIX_FADV_DONTNEED)
+            self._cleaned = self.size
+
+    def _write_all(self, data: memoryview) -> None:
+        while len(data):
+            data = data[os.write(self._descriptor, data) :]
+
+    def stage(self) -> BlobRef:
+        """Put the object in place for the archive, which indexes it; durable after the store's next `sync`."""
+        return self._place(put=False)
+
+    def commit(self) -> BlobRef:
+        """Make the object durable for a caller that writes the index row itself."""
+        ref = self._place(put=True)
+        self._store.sync([ref])
+        return ref
+
+    def _place(self, *, put: bool) -> BlobRef:
+        if self._part is None:
+            ref = self._store.append(self.head, put=put)
+        else:
+            with _storage_errors():
+                ref = self._place_file(self._part, ".put" if put else ".dcm")
+        self._release()
+        return ref
+
+    def _place_file(self, part: Path, suffix: str) -> BlobRef:
+        store = self._store
+        if store.is_synced:
+            os.fsync(self._descriptor)
+        entry = part.with_suffix(suffix)
+        part.rename(entry)
+        self._part = entry
+        final = store.root / "objects" / part.name[:2] / f"{part.stem}.dcm"
+        if not final.parent.is_dir():
+            final.parent.mkdir(exist_ok=True)
+            sync_folder(final.parent.parent)
+        os.link(entry, final)
+        if store.is_synced:
+            sync_folder(final.parent)
+            sync_folder(entry.parent)
+        self._part = None
+        store.count(self.size)
+        return BlobRef(f"objects/{final.parent.name}/{final.name}", 0, self.size)
+
+    def discard(self) -> None:
+        """Forget the object; nothing of it remains."""
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+            self._part = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._buffer is not None:
+            self._store.give_back(self._buffer)
+            self._buffer = None
+
+
+def _range(ref: BlobRef, start: int, length: int | None) -> tuple[int, int]:
+    """Turn a range of an object into a range of its file; it never leaves the object."""
+    start = min(max(start, 0), ref.length)
+    wanted = ref.length - start if length is None else min(max(length, 0), ref.length - start)
+    return ref.offset + start, wanted

@@ -1,0 +1,173 @@
+"""The index on its hot path: the connection that writes arrived instances, one transaction for each batch."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import exc
+from sqlalchemy.pool import PoolProxiedConnection
+
+from imaging_ai.archive.batch import Arrival, Batch, KnownRows
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import DatabaseUnavailable
+
+__all__ = ["Index"]
+
+#: PostgreSQL flushes an asynchronous commit within three times wal_writer_delay (0.2 s by default, at most 10 s).
+_UNFLUSHED_SECONDS = 30.0
+_KNOWN_SERIES = 10_000
+
+
+class Index:
+    """Writes arrivals, one batch at a time.
+
+    `synced` makes each transaction durable by itself, for stores that cannot name what the index has missed.
+    """
+
+    def __init__(self, database: Database, *, silence: float, synced: bool, retry_seconds: float = 5.0) -> None:
+        self._database = database
+        self._silence = silence
+        self._replays = not database.is_sqlite and not synced
+        self._retry_seconds = retry_seconds
+        self._lock = threading.Lock()
+        self._connection: PoolProxiedConnection | None = None
+        self._known = KnownRows()
+        self._recent: deque[tuple[float, Arrival]] = deque()
+        self._errors: Any = database.engine.dialect.loaded_dbapi
+        self._translations: dict[str, str] = {}
+
+    def insert(self, arrivals: Sequence[Arrival]) -> None:
+        """Index a batch in one transaction; a database that is briefly away is waited for.
+
+        Raises
+        ------
+        DatabaseUnavailable
+            If it does not come back in time. Nothing of the batch counts as stored then; what a commit whose answer
+            was lost may have written is recognised by its blob when it comes again.
+        """
+        deadline = time.monotonic() + self._retry_seconds
+        pause = 0.05
+        with self._lock:
+            while True:
+                try:
+                    return self._transaction(arrivals)
+                except self._errors.IntegrityError:
+                    if not self._known.series:
+                        raise
+                    self._known.clear()  # a study or series that we knew was deleted meanwhile
+                except (self._errors.OperationalError, self._errors.InterfaceError, exc.SQLAlchemyError) as error:
+                    self._disconnect()
+                    if time.monotonic() + pause > deadline:
+                        raise DatabaseUnavailable("the database does not answer") from error
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+    def flush(self) -> None:
+        """Make every row committed so far durable."""
+        with self._database.write() as session:
+            connection = session.connection()
+            if self._database.is_sqlite:
+                _sync_wal(connection.connection.driver_connection)
+            else:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
+                connection.exec_driver_sql("SELECT txid_current()")  # a transaction with an id waits for the log
+
+    def close(self) -> None:
+        """Give the connection back."""
+        with self._lock:
+            self._disconnect()
+
+    def _transaction(self, arrivals: Sequence[Arrival]) -> None:
+        connection = self._connection or self._connect()
+        cursor = connection.cursor()
+        batch = Batch(
+            lambda text, values: cursor.execute(self._translated(text), values) or cursor,
+            self._known,
+            time.time(),
+            self._silence,
+        )
+        try:
+            if self._database.is_sqlite:
+                cursor.execute("BEGIN IMMEDIATE")
+            batch.put(arrivals)
+            self._doubt(arrivals, True)
+            connection.commit()
+            self._doubt(arrivals, False)
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        finally:
+            cursor.close()
+        if len(self._known.series) > _KNOWN_SERIES:
+            self._known.clear()
+        self._known.update(batch.made)
+        self._remember(arrivals)
+
+    def _roll_back(self, connection: PoolProxiedConnection) -> None:
+        try:
+            connection.rollback()
+        except self._errors.Error:
+            self._disconnect()
+
+    def _doubt(self, arrivals: Sequence[Arrival], doubtful: bool) -> None:
+        """Note that a commit is on its way to a server: if the connection breaks now, nobody knows how it went."""
+        if not self._database.is_sqlite:
+            for arrival in arrivals:
+                arrival.in_doubt = doubtful
+
+    def _remember(self, arrivals: Sequence[Arrival]) -> None:
+        if self._replays:
+            now = time.monotonic()
+            self._recent.extend((now, arrival) for arrival in arrivals)
+            while self._recent[0][0] < now - _UNFLUSHED_SECONDS:
+                self._recent.popleft()
+
+    def _connect(self) -> PoolProxiedConnection:
+        """Open our connection. A server that died took along what it had not flushed: that goes in again."""
+        connection = self._database.engine.raw_connection()
+        if self._replays:
+            connection.cursor().execute("SET synchronous_commit = off")
+            connection.commit()
+        self._connection = connection
+        lately = [arrival for _, arrival in self._recent]
+        self._recent.clear()
+        try:
+            if lately:
+                self._transaction(lately)
+        except BaseException:
+            self._recent.extend((time.monotonic(), arrival) for arrival in lately)
+            raise
+        return connection
+
+    def _disconnect(self) -> None:
+        self._known.clear()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+
+    def _translated(self, text: str) -> str:
+        """Write named parameters as the driver wants them."""
+        if self._database.is_sqlite:
+            return text
+        if text not in self._translations:
+            self._translations[text] = re.sub(r":(\w+)", r"%(\1)s", text)
+        return self._translations[text]
+
+
+def _sync_wal(connection: Any) -> None:
+    """Sync the write-ahead log of SQLite: with synchronous=NORMAL only checkpoints do."""
+    for _, _, file in connection.execute("PRAGMA database_list"):
+        log = Path(f"{file}-wal")
+        if file and log.exists():
+            descriptor = os.open(log, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Registering the objects that a job produced, in the transaction that completes the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select, update
+from sqlmodel import Session
+
+from imaging_ai.archive.find import INSTANCE, SERIES, STUDY
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.core.instance import InstanceHeader
+from imaging_ai.db.tables import ResultRow
+
+__all__ = ["register"]
+
+_RESULT = ResultRow.metadata.tables["result"]
+
+
+def register(session: Session, job_id: int, objects: Sequence[tuple[str, BlobRef, InstanceHeader]]) -> None:
+    """Add instance and result rows; series of results are settled from the start, so that no rule sees them."""
+    connection, now = session.connection(), time.time()
+    for kind, blob, header in objects:
+        series_id = _series_id(connection, _study_id(connection, header, now), header, now)
+        connection.execute(
+            insert(INSTANCE).values(
+                {column: getattr(header, column) for column in INSTANCE.c.keys() if hasattr(header, column)}  # noqa: SIM118
+                | {"series_id": series_id, "received_at": now}
+                | {"blob_key": blob.key, "blob_offset": blob.offset, "blob_length": blob.length}
+            )
+        )
+        connection.execute(
+            insert(_RESULT).values(
+                job_id=job_id,
+                kind=kind,
+                sop_instance_uid=header.sop_instance_uid,
+                sop_class_uid=header.sop_class_uid,
+                created_at=now,
+            )
+        )
+        connection.execute(
+            update(SERIES).where(SERIES.c.id == series_id).values(instance_count=SERIES.c.instance_count + 1)
+        )
+
+
+def _study_id(connection: Connection, header: InstanceHeader, now: float) -> int:
+    uid = header.study_instance_uid
+    found = connection.scalar(select(STUDY.c.id).where(STUDY.c.study_instance_uid == uid))
+    if found is None:
+        values = {column: getattr(header, column) for column in STUDY.c.keys() if hasattr(header, column)}  # noqa: SIM118
+        values |= {"created_at": now, "updated_at": now}
+        found = connection.scalar(insert(STUDY).values(values).returning(STUDY.c.id))
+    assert found is not None
+    return int(found)
+
+
+def _series_id(connection: Connection, study_id: int, header: InstanceHeader, now: float) -> int:
+    found = connection.scalar(
+        select(SERIES.c.id).where(
+            SERIES.c.study_id == study_id, SERIES.c.series_instance_uid == header.series_instance_uid
+        )
+    )
+    if found is None:
+        values = {column: getattr(header, column) for column in SERIES.c.keys() if hasattr(header, column)}  # noqa: SIM118
+        values |= {"study_id": study_id, "origin": "result", "source": "", "state": "SETTLED", "revision": 1}
+        values |= {"instance_count": 0, "created_at": now, "last_received_at": now, "settle_at": now}
+        found = connection.scalar(insert(SERIES).values(values).returning(SERIES.c.id))
+    assert found is not None
+    return int(found)
