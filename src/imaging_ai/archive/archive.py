@@ -201,6 +201,10 @@ class Archive:
         """Register what a job produced, in the caller's transaction."""
         results.register(session, job_id, objects)
 
+    def results(self, job_id: int) -> tuple[StoredInstance, ...]:
+        """Return the objects that a job produced."""
+        return results.registered(self.database, job_id)
+
     # -- after a crash
 
     def recover(self) -> int:

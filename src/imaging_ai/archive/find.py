@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from typing import Any
 
 from sqlalchemy import Table, func, select
 from sqlalchemy.sql import Select
@@ -15,7 +16,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound
 
-__all__ = ["held", "instances", "known", "summary"]
+__all__ = ["held", "instances", "known", "stored", "summary"]
 
 STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
@@ -73,7 +74,7 @@ def instances(database: Database, series_instance_uid: str) -> tuple[StoredInsta
         rows = session.connection().execute(_instances_of(series_instance_uid)).all()
     if not rows:
         raise NotFound(f"series {series_instance_uid} is not held")
-    return tuple(_stored(row) for row in rows)
+    return tuple(stored(row) for row in rows)
 
 
 def summary(database: Database, series_instance_uid: str) -> SeriesSummary:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, insert, select, update
 from sqlmodel import Session
 
-from imaging_ai.archive.find import INSTANCE, SERIES, STUDY
+from imaging_ai.archive.find import INSTANCE, SERIES, STUDY, stored
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.core.instance import InstanceHeader
+from imaging_ai.core.instance import InstanceHeader, StoredInstance
+from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import ResultRow
 
-__all__ = ["register"]
+__all__ = ["register", "registered"]
 
 _RESULT = ResultRow.metadata.tables["result"]
 
@@ -42,6 +43,19 @@ def register(session: Session, job_id: int, objects: Sequence[tuple[str, BlobRef
         connection.execute(
             update(SERIES).where(SERIES.c.id == series_id).values(instance_count=SERIES.c.instance_count + 1)
         )
+
+
+def registered(database: Database, job_id: int) -> tuple[StoredInstance, ...]:
+    """Return the objects that a job produced, in the order they were registered."""
+    query = (
+        select(INSTANCE, SERIES.c.series_instance_uid, STUDY.c.study_instance_uid)
+        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY))
+        .join(_RESULT, _RESULT.c.sop_instance_uid == INSTANCE.c.sop_instance_uid)
+        .where(_RESULT.c.job_id == job_id)
+        .order_by(_RESULT.c.id)
+    )
+    with database.read() as session:
+        return tuple(stored(row) for row in session.connection().execute(query))
 
 
 def _study_id(connection: Connection, header: InstanceHeader, now: float) -> int:
