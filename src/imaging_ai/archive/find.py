@@ -151,7 +151,7 @@ def _instances_of(series_instance_uid: str) -> Select[Any]:
     )
 
 
-def _stored(row: Any) -> StoredInstance:
+def stored(row: Any) -> StoredInstance:
     return StoredInstance(
         sop_instance_uid=row.sop_instance_uid,
         sop_class_uid=row.sop_class_uid,
