@@ -167,7 +167,7 @@ def _sentence(condition: _Condition, text: str) -> str:
         return f"{keyword} is not as wanted"
     if not text.strip():
         found = "absent"
-    elif (vr == "CS" and _CODE_STRING.fullmatch(text)) or (vr in _NUMERIC and _all_numbers(text)):
+    elif (vr in ("AE", "CS") and _CODE_STRING.fullmatch(text)) or (vr in _NUMERIC and _all_numbers(text)):
         found = text[:80]
     else:
         found = "other"

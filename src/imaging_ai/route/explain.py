@@ -9,19 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
-from pydicom.dataelem import DataElement
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
 
 from imaging_ai.catalog import Catalog
 from imaging_ai.core.instance import SeriesSummary
 from imaging_ai.errors import NotFound
+from imaging_ai.route.attributes import DAMAGED, attributes_of
 from imaging_ai.route.plan import Decision, Run, Skip, plan
 from imaging_ai.route.rules import Rule
 
 __all__ = ["Explanation", "explain_folder", "render"]
-
-_NO_TEXT = frozenset({"SQ", "OB", "OW", "OF", "OD", "OL", "OV", "UN", "AT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +102,13 @@ def _files(path: Path) -> Iterator[Path]:
 def _header(file: Path) -> Dataset | None:
     try:
         header = dcmread(file, stop_before_pixels=True)
-    except (InvalidDicomError, OSError, ValueError, EOFError):
+    except DAMAGED:
         return None
     return header if header.get("StudyInstanceUID") and header.get("SeriesInstanceUID") else None
 
 
 def _summary(study_instance_uid: str, series_instance_uid: str, headers: Sequence[Dataset]) -> SeriesSummary:
     header = headers[0]
-    attributes = {
-        element.keyword: _text(element) for element in header if element.keyword and element.VR not in _NO_TEXT
-    }
+    attributes = attributes_of(header)
     modality = attributes.get("Modality", "")
     return SeriesSummary(study_instance_uid, series_instance_uid, modality, len(headers), 0, attributes)
-
-
-def _text(element: DataElement) -> str:
-    value = element.value
-    values = value if isinstance(value, (MultiValue, list)) else [value]
-    return "\\".join("" if one is None else str(one) for one in values)

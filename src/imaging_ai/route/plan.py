@@ -9,6 +9,7 @@ presentation states …) are taken only by a rule that names their Modality.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from imaging_ai.catalog import Catalog, ModelEntry
@@ -18,7 +19,7 @@ from imaging_ai.core.matching import Conditions
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.route.rules import Rule, Select
 
-__all__ = ["Decision", "Run", "Skip", "looks_around", "plan"]
+__all__ = ["Decision", "Run", "Skip", "keywords_of", "looks_around", "plan"]
 
 #: Modalities (PS3.3 C.7.3.1.1.1) of objects that come out of reading images, not out of a scanner.
 _DERIVED = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "FID", "RWV", "DOC", "PLAN"})
@@ -96,13 +97,25 @@ def plan(
     return _joined(decisions)
 
 
+def keywords_of(rules: Sequence[Rule], catalog: Catalog) -> frozenset[str]:
+    """Return the keywords of all attributes that the rules and their models look at."""
+    conditions = [rule.when for rule in rules]
+    for rule in rules:
+        conditions += (narrowed for channels in rule.inputs.values() for narrowed in channels.values())
+        for model in _models(rule, catalog):
+            conditions += (model.accepts, *model.inputs.values())
+    return frozenset(keyword for one in conditions for keyword in one.keywords)
+
+
 def looks_around(rules: Sequence[Rule], catalog: Catalog) -> bool:
     """Say whether any rule needs to see the other series of a study."""
-    installed = frozenset(catalog.names())
-    return any(
-        rule.select != "all" or any(name in installed and catalog.get(name).inputs for name in rule.run)
-        for rule in rules
-    )
+    return any(rule.select != "all" or any(model.inputs for model in _models(rule, catalog)) for rule in rules)
+
+
+def _models(rule: Rule, catalog: Catalog) -> Iterator[ModelEntry]:
+    for name in rule.run:
+        with suppress(NotFound, ConfigError):  # told for each series, in `plan`
+            yield catalog.get(name)
 
 
 def _rule_mismatches(rule: Rule, series: SeriesSummary) -> list[str]:

@@ -11,24 +11,26 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Table, func, select
 from sqlmodel import Session
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.catalog import Catalog
+from imaging_ai.core.instance import SeriesSummary
 from imaging_ai.core.job import Failure, JobRequest, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import DatabaseUnavailable
 from imaging_ai.logs import bound
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.route.attributes import completed
 from imaging_ai.route.completeness import claim_due, due_studies, next_due, put_off
-from imaging_ai.route.plan import Decision, Run, Skip, looks_around, plan
+from imaging_ai.route.plan import Decision, Run, Skip, keywords_of, looks_around, plan
 from imaging_ai.route.rules import Rule
 
-__all__ = ["Routed", "Router"]
+__all__ = ["Router"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +44,6 @@ _LONGEST_REASON = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
-    """What a round of routing did: jobs made, queues that have new work, and when the next series will be due."""
-
-    jobs: int = 0
-    queues: frozenset[str] = frozenset()
-    next_due: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Series:
     """A series of the study at hand, as the index has it."""
 
@@ -59,6 +52,7 @@ class _Series:
     origin: str
     state: str
     settle_at: float
+    source: str
 
     @property
     def is_receiving(self) -> bool:
@@ -77,19 +71,26 @@ class Router:
         self._catalog = catalog
         self._rules = tuple(rules)
 
-    def route_due(self, now: float | None = None) -> Routed:
-        """Route every study that has a complete series. Safe to call at any time, from anywhere, twice."""
+    def route_due(self, now: float | None = None) -> int:
+        """Route every study that has a complete series; return how many jobs that made.
+
+        Safe to call at any time, from anywhere, twice.
+        """
         now = time.time() if now is None else now
-        scheduled: list[JobRequest] = []
         with self._database.read() as session:
             studies = due_studies(session, now)
+        made = 0
         for study_instance_uid in studies:
             with bound(study=study_instance_uid):
-                scheduled += self._route_guarded(study_instance_uid, now)
-        with self._database.read() as session:
-            return Routed(len(scheduled), frozenset(request.queue for request in scheduled), next_due(session))
+                made += self._route_guarded(study_instance_uid, now)
+        return made
 
-    def _route_guarded(self, study_instance_uid: str, now: float) -> list[JobRequest]:
+    def next_settle(self) -> float | None:
+        """Return when the next series will be complete unless more arrives; None when none is being received."""
+        with self._database.read() as session:
+            return next_due(session)
+
+    def _route_guarded(self, study_instance_uid: str, now: float) -> int:
         try:
             return self._route(study_instance_uid, now)
         except DatabaseUnavailable:
@@ -99,9 +100,9 @@ class Router:
             with self._database.write() as session:
                 series = _series_of(session, study_instance_uid)
                 put_off(session, [one.id for one in series], now, now + _PAUSE)
-            return []
+            return 0
 
-    def _route(self, study_instance_uid: str, now: float) -> list[JobRequest]:
+    def _route(self, study_instance_uid: str, now: float) -> int:
         with self._database.read() as session:
             series = _series_of(session, study_instance_uid)
         due = [one for one in series if one.is_receiving and one.settle_at <= now]
@@ -109,7 +110,7 @@ class Router:
         seen = series if looks_around(self._rules, self._catalog) else due
         decisions = plan(
             self._rules,
-            [self._archive.summary(one.series_instance_uid) for one in seen if one.origin != "result"],
+            [self._summary(one) for one in seen if one.origin != "result"],
             self._catalog,
             due=[one.series_instance_uid for one in due],
             receiving=[one.series_instance_uid for one in arriving],
@@ -126,6 +127,12 @@ class Router:
             claimed = [one for one in ready if one.id in revisions]
             return self._settle(session, study_instance_uid, series, claimed, decisions)
 
+    def _summary(self, series: _Series) -> SeriesSummary:
+        indexed = self._archive.summary(series.series_instance_uid)
+        sent_by = {"SourceApplicationEntityTitle": series.source}
+        indexed = replace(indexed, attributes=sent_by | indexed.attributes)
+        return completed(self._archive, indexed, keywords_of(self._rules, self._catalog))
+
     def _settle(
         self,
         session: Session,
@@ -133,24 +140,24 @@ class Router:
         series: Sequence[_Series],
         claimed: Sequence[_Series],
         decisions: Sequence[Decision],
-    ) -> list[JobRequest]:
-        """Leave in the ledger what was decided on the series that this router claimed."""
+    ) -> int:
+        """Leave in the ledger what was decided on the series that this router claimed; return the new jobs."""
         uids = {one.series_instance_uid for one in claimed}
         ids = {one.series_instance_uid: one.id for one in series}
         runs = [decision for decision in decisions if isinstance(decision, Run)]
-        scheduled = []
+        made = 0
         for run in runs:
             if uids.isdisjoint(one.series_instance_uid for one in run.series):
                 continue
             request = _request(session, study_instance_uid, run, ids)
             if self._ledger.schedule(session, request) is not None:
-                scheduled.append(request)
+                made += 1
                 logger.info("rule %r runs model %r", run.rule, run.model.name)
         taken = {one.series_instance_uid for run in runs for one in run.series}
         for idle in claimed:
             if idle.origin != "result" and idle.series_instance_uid not in taken:
                 self._note(session, study_instance_uid, idle, decisions)
-        return scheduled
+        return made
 
     def _note(self, session: Session, study_instance_uid: str, series: _Series, decisions: Sequence[Decision]) -> None:
         """Record why nothing ran on a series."""
@@ -173,8 +180,9 @@ class Router:
 
 
 def _series_of(session: Session, study_instance_uid: str) -> list[_Series]:
+    columns = (_SERIES.c[name] for name in ("id", "series_instance_uid", "origin", "state", "settle_at", "source"))
     rows = session.connection().execute(
-        select(_SERIES.c.id, _SERIES.c.series_instance_uid, _SERIES.c.origin, _SERIES.c.state, _SERIES.c.settle_at)
+        select(*columns)
         .join(_STUDY, _STUDY.c.id == _SERIES.c.study_id)
         .where(_STUDY.c.study_instance_uid == study_instance_uid)
         .order_by(_SERIES.c.id)

@@ -91,10 +91,7 @@ def _refusal(error: HTTPException, handler: BaseRouteHandler | None) -> Response
     if isinstance(error, NotFoundException):
         return problem(status, code, "there is nothing at this address")
     parameters = _bad_parameters(error.extra, handler)
-    if parameters:
-        detail = "; ".join(f"{bad.parameter}: {bad.message}" for bad in parameters)
-    else:
-        detail = error.detail
+    detail = "; ".join(f"{bad.parameter}: {bad.message}" for bad in parameters) or error.detail
     return problem(status, code, detail, parameters=parameters, headers=headers)
 
 
