@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, ModelError, ModelFailed, ModelOutOfMemory
 from imaging_ai.infer.expressions import GLOBALS, Allowed
+from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.settings import InferenceConfig, read_config
 from imaging_ai.infer.tensors import Prediction, image_tensor, labels_on, plane_tensor, resampled_onto
 from imaging_ai.infer.windows import Windows, is_out_of_memory
@@ -46,6 +48,7 @@ class LoadedModel:
         self._before = parser.get_parsed_content("preprocessing")
         self._after = parser.get_parsed_content("postprocessing")
         self.network: torch.nn.Module = _network(parser, Path(parser.get_parsed_content("weights")), entry, device)
+        self.peak_bytes = 0
         self._windows = Windows(parser.get_parsed_content("inferer"), entry.run.window_batch)
 
     @property
@@ -66,14 +69,18 @@ class LoadedModel:
 
         Raises
         ------
+        SeriesRefused
+            If a volume lies outside of the limits of the model.
         ModelFailed
             If the network raises, or answers nonsense: no numbers, or another grid.
         ModelOutOfMemory
             If memory ran out, with single windows too.
         """
         named = self._named(volumes)
+        for volume in named.values():
+            check_limits(volume, self.entry)
         try:
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self._precision(), self._measured():
                 return self._predict(named, progress)
         except ModelError:
             raise
@@ -151,6 +158,17 @@ class LoadedModel:
             raise ModelFailed(f"{self.entry.name} answered {len(answer)} channels, but its segments need {largest + 1}")
 
     @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Keep the largest memory that a run was seen to need beyond the model itself."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        before = _memory(self.device)
+        try:
+            yield
+        finally:
+            self.peak_bytes = max(self.peak_bytes, _memory(self.device) - before)
+
+    @contextmanager
     def _precision(self) -> Iterator[None]:
         if self.entry.run.precision == "bfloat16":
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -191,6 +209,13 @@ def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_
                 raise ModelOutOfMemory(f"{entry.name} does not fit on {device}") from error
             cause = error.__cause__ or error
             raise BundleInvalid(f"{entry.name}: cannot be built: {type(cause).__name__}: {cause}") from error
+
+
+def _memory(device: torch.device) -> int:
+    """Return the most memory that was in use so far, on the GPU or by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _network(parser: ConfigParser, weights: Path, entry: ModelEntry, device: torch.device) -> torch.nn.Module:

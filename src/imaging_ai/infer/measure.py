@@ -1,0 +1,121 @@
+"""Measurements on a finding: volume, intensity, longest diameter in the plane of the slices.
+
+Volumes are summed voxels (CID 7474); intensities are those of the voxels inside, in the unit of the series, named by
+what the series shows (CID 7469) with the statistic as derivation (CID 7464). The longest diameter is that of the
+outline that runs between the outermost voxels of the finding and their neighbours, exact for the given mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from imaging_ai.core.finding import Code, Measurement
+from imaging_ai.core.volume import Volume
+
+__all__ = ["long_axis", "measure"]
+
+_VOLUME = Code("118565006", "SCT", "Volume")
+_SUM_OF_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
+_LONG_AXIS = Code("103339001", "SCT", "Long axis")
+_MILLILITRE = Code("ml", "UCUM", "ml")
+_MILLIMETRE = Code("mm", "UCUM", "mm")
+_NO_UNIT = Code("1", "UCUM", "no units")
+
+#: What the voxels show, by their unit.
+_SHOWN = {
+    "[hnsf'U]": Code("112031", "DCM", "Attenuation Coefficient"),
+    "g/ml{SUVbw}": Code("126401", "DCM", "SUVbw"),
+    "g/ml{SUVlbm}": Code("126402", "DCM", "SUVlbm"),
+    "g/ml{SUVlbm(James128)}": Code("126406", "DCM", "SUVlbm(James128)"),
+    "g/ml{SUVlbm(Janma)}": Code("126405", "DCM", "SUVlbm(Janma)"),
+    "g/ml{SUVibw}": Code("126404", "DCM", "SUVibw"),
+    "Bq/ml": Code("110821", "DCM", "Nuclear Medicine Tomographic Activity"),
+}
+_MR_SIGNAL = Code("110852", "DCM", "MR signal intensity")
+
+_STATISTICS: dict[str, tuple[Code, Callable[[NDArray[np.float64]], float]]] = {
+    "mean": (Code("373098007", "SCT", "Mean"), lambda inside: float(inside.mean())),
+    "sd": (Code("386136009", "SCT", "Standard Deviation"), lambda inside: float(inside.std())),
+    "min": (Code("255605001", "SCT", "Minimum"), lambda inside: float(inside.min())),
+    "max": (Code("56851009", "SCT", "Maximum"), lambda inside: float(inside.max())),
+}
+_PEAK = Code("126031", "DCM", "Peak Value Within ROI")
+#: Radius of a ball of one millilitre.
+_PEAK_RADIUS_MM = 6.2035
+
+_Box = tuple[slice, ...]
+
+
+def measure(mask: NDArray[np.bool_], box: _Box, volume: Volume, report: Sequence[str]) -> tuple[Measurement, ...]:
+    """Measure what `report` names on a mask that is empty outside of `box`; an empty mask has only a volume of 0."""
+    part = mask[box]
+    count = int(np.count_nonzero(part))
+    millilitres = count * volume.grid.voxel_volume / 1000
+    found = [Measurement(_VOLUME, millilitres, _MILLILITRE, method=_SUM_OF_VOXELS)] if "volume" in report else []
+    if count == 0:
+        return tuple(found)
+    unit = volume.unit or _NO_UNIT
+    shown = _SHOWN.get(unit.value, _MR_SIGNAL if volume.modality == "MR" else None)
+    if volume.voxels.ndim == 3:
+        inside = volume.voxels[box][part].astype(np.float64)
+        for name in report:
+            if name in _STATISTICS:
+                statistic, of = _STATISTICS[name]
+                found.append(_intensity(shown, statistic, of(inside), unit))
+            elif name == "peak":
+                found.append(_intensity(shown, _PEAK, _peak(mask, box, volume), unit))
+    if "long_axis" in report:
+        spacing = volume.grid.spacing[1:]
+        found.append(Measurement(_LONG_AXIS, long_axis(part, spacing), _MILLIMETRE))
+    return tuple(found)
+
+
+def _intensity(shown: Code | None, statistic: Code, value: float, unit: Code) -> Measurement:
+    """Name a statistic of what the voxels show; where that is not known, the statistic is all there is to say."""
+    return Measurement(shown, value, unit, statistic) if shown else Measurement(statistic, value, unit)
+
+
+def long_axis(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
+    """Return the longest diameter within any one slice, in millimetres; 0 for an empty mask."""
+    longest = 0.0
+    for plane in mask:
+        rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+        if not len(rows):
+            continue
+        extent = ((rows[-1] - rows[0] + 1) * spacing[0], (columns[-1] - columns[0] + 1) * spacing[1])
+        if np.hypot(*extent) > longest:  # else no two of its points can be farther apart
+            points = _outline(plane, rows, columns) * spacing
+            longest = max(longest, float(pdist(points[ConvexHull(points).vertices]).max()))
+    return longest
+
+
+def _outline(plane: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the points half a voxel beyond the first and last voxel of every row and column: all that is extreme."""
+    across, along = plane[rows], plane[:, columns]
+    left, right = across.argmax(axis=1), plane.shape[1] - 1 - across[:, ::-1].argmax(axis=1)
+    top, bottom = along.argmax(axis=0), plane.shape[0] - 1 - along[::-1].argmax(axis=0)
+    sides = [(rows, left - 0.5), (rows, right + 0.5), (top - 0.5, columns), (bottom + 0.5, columns)]
+    return np.concatenate([np.stack(side, axis=1) for side in sides]).astype(np.float64)
+
+
+def _peak(mask: NDArray[np.bool_], box: _Box, volume: Volume) -> float:
+    """Return the largest mean within a ball of 1 ml whose centre lies in the mask."""
+    grid = volume.grid
+    reach = [max(1, int(np.ceil(_PEAK_RADIUS_MM / step))) for step in grid.spacing]
+    offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1.0) for r in reach), indexing="ij"), axis=-1)
+    distance = np.linalg.norm(offsets[..., ::-1] @ grid.affine[:3, :3].T, axis=-1)
+    ball = (distance <= _PEAK_RADIUS_MM).astype(np.float64)
+    wide = tuple(
+        slice(max(0, side.start - r), min(size, side.stop + r))
+        for side, r, size in zip(box, reach, grid.shape, strict=True)
+    )
+    values = volume.voxels[wide].astype(np.float64)
+    total = ndimage.correlate(values, ball, mode="constant")
+    weight = ndimage.correlate(np.ones_like(values), ball, mode="constant")
+    return float((total / weight)[mask[wide]].max())

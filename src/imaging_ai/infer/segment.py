@@ -1,0 +1,112 @@
+"""What a model answered, to findings: one for each segment or each lesion, with measurements and tracking identifiers.
+
+Tracking UIDs are derived from the job, so that a second attempt says the same of the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from imaging_ai.catalog import ModelEntry
+from imaging_ai.core.finding import Finding, SegmentDescription
+from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.volume import Volume
+from imaging_ai.errors import ModelFailed
+from imaging_ai.infer.measure import measure
+
+__all__ = ["find"]
+
+_Box = tuple[slice, ...]
+_EMPTY: _Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+#: Voxels that touch with a corner belong together.
+_TOUCHING = np.ones((3, 3, 3), np.bool_)
+
+
+def find(
+    prediction: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_],
+    volume: Volume,
+    entry: ModelEntry,
+    job_uid: str,
+) -> tuple[Finding, ...]:
+    """Make the findings of a prediction; a segment that was looked for and not found is one with an empty mask.
+
+    Raises
+    ------
+    ModelFailed
+        If the prediction does not fit the volume or the segments.
+    """
+    if prediction.shape[-3:] != volume.grid.shape:
+        raise ModelFailed(f"the answer has the shape {prediction.shape[-3:]}, its source {volume.grid.shape}")
+    findings: list[Finding] = []
+    for value, description, part, box in _segments(prediction, entry):
+        pieces = _pieces(part, description, entry, volume.grid.voxel_volume) or [(part, _EMPTY)]
+        for index, (piece, inner) in enumerate(pieces, start=1):
+            whole = _within(box, inner)
+            mask = np.zeros(volume.grid.shape, np.bool_)  # pages that stay empty take no memory
+            mask[whole] = piece[inner]
+            identifier = description.label if len(pieces) == 1 else f"{description.label} {index}"
+            findings.append(
+                Finding(
+                    segment_number=len(findings) + 1,
+                    description=description,
+                    mask=mask,
+                    tracking_identifier=identifier,
+                    tracking_uid=derive_uid(job_uid, "tracking", str(value), str(index)),
+                    measurements=measure(mask, whole, volume, entry.measurements.report),
+                )
+            )
+    return tuple(findings)
+
+
+def _segments(
+    prediction: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_], entry: ModelEntry
+) -> Iterator[tuple[int, SegmentDescription, NDArray[np.bool_], _Box]]:
+    """Yield each segment's value, its description, and its mask within the smallest box that holds it."""
+    channels = prediction.ndim == 4
+    boxes = [] if channels else ndimage.find_objects(prediction, max_label=max(entry.segment_values, default=0))
+    for value, description in zip(entry.segment_values, entry.segments, strict=True):
+        if channels and value >= len(prediction):
+            raise ModelFailed(f"the answer has {len(prediction)} channels, segment {description.label!r} is {value}")
+        if not channels and value == 0:
+            raise ModelFailed(f"the answer is a label map, where segment {description.label!r} cannot be 0")
+        if channels:
+            boxes, value_or_one, labels = ndimage.find_objects(prediction[value].view(np.uint8)), 1, prediction[value]
+        else:
+            value_or_one, labels = value, prediction
+        box: _Box = (boxes[value_or_one - 1] if len(boxes) >= value_or_one else None) or _EMPTY
+        yield value, description, labels[box] == value_or_one, box
+
+
+def _pieces(
+    part: NDArray[np.bool_], description: SegmentDescription, entry: ModelEntry, voxel_volume: float
+) -> list[tuple[NDArray[np.bool_], _Box]]:
+    """Split a mask into what counts: connected pieces that are large enough, together or each on its own."""
+    smallest = description.min_volume_ml * 1000 / voxel_volume
+    apart = entry.measurements.instances == "components"
+    if not part.any():
+        return []
+    if not apart and smallest <= 1:
+        return [(part, (slice(None), slice(None), slice(None)))]
+    labels, count = ndimage.label(part, _TOUCHING)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = [int(k) for k in np.argsort(-sizes, kind="stable") + 1 if sizes[k - 1] >= smallest]
+    if not kept:
+        return []
+    if not apart:
+        return [(np.isin(labels, kept), (slice(None), slice(None), slice(None)))]
+    boxes: list[_Box] = ndimage.find_objects(labels)
+    return [(labels == k, boxes[k - 1]) for k in kept[: entry.measurements.max_findings]]
+
+
+def _within(outer: _Box, inner: _Box) -> _Box:
+    """Return a box that is given within another, in the coordinates of the whole."""
+    return tuple(_side(o, i) for o, i in zip(outer, inner, strict=True))
+
+
+def _side(outer: slice, inner: slice) -> slice:
+    start, stop, _ = inner.indices(outer.stop - outer.start)
+    return slice(outer.start + start, outer.start + stop)
