@@ -17,13 +17,25 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+import msgspec
 
 from imaging_ai.archive.frames import FrameTable, PixelDescription, Reader, frame_table
 from imaging_ai.archive.json_writer import BulkValue, JsonWriter, json_object, looks_explicit
-from imaging_ai.errors import NotDicom
+from imaging_ai.errors import InputError, NotDicom
 
-__all__ = ["BulkValue", "Document", "inflate", "make_document", "read_file_meta", "reader_of"]
+__all__ = [
+    "BulkValue",
+    "Document",
+    "inflate",
+    "make_document",
+    "pack_bulk",
+    "read_file_meta",
+    "reader_of",
+    "unpack_bulk",
+]
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -123,3 +135,23 @@ def _pixel_description(elements: dict[int, bytes]) -> PixelDescription:
         number_of_frames=value(0x00280008, 1),
         photometric_interpretation=interpretation[1].decode() if interpretation else "",
     )
+
+
+def pack_bulk(bulk: Iterable[BulkValue]) -> bytes:
+    """Return the bulk values in a compact binary form (MessagePack)."""
+    return msgspec.msgpack.encode([astuple(value) for value in bulk])
+
+
+def unpack_bulk(packed: bytes) -> tuple[BulkValue, ...]:
+    """Return what `pack_bulk` was given.
+
+    Raises
+    ------
+    InputError
+        If `packed` is something else.
+    """
+    try:
+        rows = msgspec.msgpack.decode(packed, type=list[tuple[str, str, int, int, bool]])
+    except msgspec.MsgspecError as error:
+        raise InputError("not a table of bulk values") from error
+    return tuple(BulkValue(*row) for row in rows)

@@ -134,6 +134,7 @@ class InstanceDocumentRow(SQLModel, table=True):
     series_id: int = Field(foreign_key="series.id", index=True)
     metadata_json: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # zlib
     frames: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.frames
+    bulk: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.document
     error: str = ""  # why it could not be described; then metadata_json is what the index row gives
 
 

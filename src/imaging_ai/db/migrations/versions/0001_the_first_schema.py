@@ -275,6 +275,7 @@ def upgrade() -> None:
         sa.Column("series_id", sa.Integer(), nullable=False),
         sa.Column("metadata_json", sa.LargeBinary(), nullable=False),
         sa.Column("frames", sa.LargeBinary(), nullable=False),
+        sa.Column("bulk", sa.LargeBinary(), nullable=False),
         sa.Column("error", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.ForeignKeyConstraint(
             ["series_id"],

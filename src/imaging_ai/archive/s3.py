@@ -1,0 +1,190 @@
+"""Objects in S3-compatible storage, one object per instance.
+
+An object is spooled (in memory up to 8 MiB, then in an unnamed temporary file) and uploaded on commit, in parts when
+large: memory stays bounded, `discard` leaves nothing behind, and an upload that failed can be tried again. S3 answers a
+put only when it is durable, and shows nothing of it before.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import IO, Any
+from urllib.parse import parse_qs, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import S3Store as ObstoreS3
+
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.errors import ConfigError, NotFound, StorageUnavailable
+
+__all__ = ["S3Store", "open_s3_store"]
+
+_SPOOL_BYTES = 8 << 20
+_PART_BYTES = 8 << 20
+_PARTS_AT_ONCE = 3
+
+
+class S3Store:
+    """A `BlobStore` on one bucket; `prefix` keeps several archives apart."""
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str = "",
+        region: str = "us-east-1",
+        access_key_id: str = "",
+        secret_access_key: str = "",
+        virtual_hosted: bool = False,
+        spool_folder: str | None = None,
+        retry_timeout: float = 20.0,
+    ) -> None:
+        """Open a bucket; without keys the client looks for credentials as the AWS tools do.
+
+        Raises
+        ------
+        ConfigError
+            If the client cannot be made from these arguments.
+        """
+        options: dict[str, Any] = {"region": region, "virtual_hosted_style_request": virtual_hosted}
+        if endpoint:
+            options |= {"endpoint": endpoint, "client_options": {"allow_http": endpoint.startswith("http://")}}
+        if access_key_id:
+            options |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
+        try:
+            self._s3 = ObstoreS3(
+                bucket,
+                prefix=prefix or None,
+                retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=retry_timeout)},
+                **options,
+            )
+        except (BaseError, ValueError, TypeError) as error:
+            raise ConfigError(f"storage.url: the bucket {bucket!r} cannot be used: {type(error).__name__}") from error
+        self._spool_folder = spool_folder
+
+    def begin(self, size_hint: int | None = None) -> _SpooledWriter:
+        """Open a new object for writing."""
+        return _SpooledWriter(self, self._spool_folder, on_disk=(size_hint or 0) > _SPOOL_BYTES)
+
+    def put(self, data: bytes) -> BlobRef:
+        """Store one object, durable on return."""
+        return self._upload(data, len(data))
+
+    def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
+        """Return a range of the object. Raises `NotFound`, `StorageUnavailable`."""
+        rest = max(ref.length - start, 0)
+        wanted = rest if length is None else min(length, rest)
+        if wanted <= 0:
+            return b""
+        with _errors():
+            return bytes(obstore.get_range(self._s3, ref.key, start=ref.offset + start, length=wanted))
+
+    def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
+        """Give the object in pieces."""
+        if ref.length == 0:
+            return
+        with _errors():
+            answer = obstore.get(self._s3, ref.key, options={"range": (ref.offset, ref.offset + ref.length)})
+            for chunk in answer.stream(min_chunk_size=chunk_size):
+                yield bytes(chunk)
+
+    def delete(self, ref: BlobRef) -> None:
+        """Remove the object; harmless when it is gone."""
+        with _errors():
+            try:
+                obstore.delete(self._s3, ref.key)
+            except (NotFoundError, FileNotFoundError):
+                return
+
+    def _upload(self, source: bytes | IO[bytes], length: int) -> BlobRef:
+        key = uuid.uuid4().hex
+        key = f"{key[:2]}/{key}"
+        try:
+            with _errors():
+                obstore.put(
+                    self._s3,
+                    key,
+                    source,
+                    use_multipart=length > _PART_BYTES,
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
+                )
+        except NotFound as error:
+            raise StorageUnavailable("the bucket of the object storage does not exist") from error
+        return BlobRef(key, 0, length)
+
+
+class _SpooledWriter:
+    """One object on its way to S3."""
+
+    def __init__(self, store: S3Store, folder: str | None, *, on_disk: bool) -> None:
+        self._store, self._length = store, 0
+        with _errors():
+            self._spool: IO[bytes] = (
+                tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by commit or discard
+                if on_disk
+                else tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115
+            )
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`, which may be reused at once. Raises `StorageUnavailable`."""
+        with _errors():
+            self._spool.write(data)
+        self._length += len(data)
+
+    def commit(self) -> BlobRef:
+        """Upload the object, and say where it is."""
+        with _errors():
+            self._spool.seek(0)
+        ref = self._store._upload(self._spool, self._length)
+        self._spool.close()
+        return ref
+
+    def discard(self) -> None:
+        """Forget the object; harmless after `commit` or a second time."""
+        self._spool.close()
+
+
+def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3Store:
+    """Open ``s3://bucket/prefix?endpoint=…&region=…&style=path|virtual`` with credentials from where the AWS tools look.
+
+    Raises
+    ------
+    ConfigError
+        If the URL names no bucket, or an option that does not exist.
+    """
+    parts = urlsplit(url)
+    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    unknown = sorted(options.keys() - {"endpoint", "region", "style"})
+    if parts.scheme != "s3" or not parts.hostname or unknown or options.get("style", "path") not in ("path", "virtual"):
+        problem = f"has the unknown option {unknown[0]!r}" if unknown else "is not s3://bucket/prefix?endpoint=…"
+        raise ConfigError(f"storage.url: the address {problem}; options are endpoint, region and style (path, virtual)")
+    endpoint = options.get("endpoint", environment.get("AWS_ENDPOINT_URL", ""))
+    default_style = "path" if endpoint else "virtual"
+    return S3Store(
+        parts.netloc,
+        parts.path.strip("/"),
+        endpoint=endpoint,
+        region=options.get("region") or environment.get("AWS_REGION") or "us-east-1",
+        or environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION", "us-east-1"),
+        virtual_hosted=options.get("style", default_style) == "virtual",
+    )
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn errors of client and spool into ours; what they say may name keys, so only their kind is told."""
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError):
+        raise NotFound("the stored object is gone") from None
+    except (BaseError, OSError) as error:
+        raise StorageUnavailable(f"the object storage does not take or give bytes: {type(error).__name__}") from error
