@@ -165,7 +165,7 @@ def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3St
     unknown = sorted(options.keys() - {"endpoint", "region", "style"})
     if parts.scheme != "s3" or not parts.hostname or unknown or options.get("style", "path") not in ("path", "virtual"):
         problem = f"has the unknown option {unknown[0]!r}" if unknown else "is not s3://bucket/prefix?endpoint=…"
-        raise ConfigError(f"storage.url: the address {problem}; options are endpoint, region and style (path, virtual)")
+        raise ConfigError(f"storage.url: the address {problem}; options are endpoint, region, style (path, virtual)")
     endpoint = options.get("endpoint", environment.get("AWS_ENDPOINT_URL", ""))
     default_style = "path" if endpoint else "virtual"
     return S3Store(
@@ -173,8 +173,6 @@ def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3St
         parts.path.strip("/"),
         endpoint=endpoint,
         region=options.get("region") or environment.get("AWS_REGION") or "us-east-1",
-        or environment.get("AWS_REGION")
-        or environment.get("AWS_DEFAULT_REGION", "us-east-1"),
         virtual_hosted=options.get("style", default_style) == "virtual",
     )
 

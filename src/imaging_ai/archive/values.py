@@ -93,7 +93,9 @@ def _integers(value: bytes, _vr: str, _decoder: Decoder, _big: bool) -> bytes:
 
 def _integer(text: bytes) -> float | str | None:
     number = _decimal(text)
-    return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 1 << 53 else number
+    if isinstance(number, float) and number.is_integer() and abs(number) < 1 << 53:
+        return int(number)
+    return text.decode("latin-1") or None
 
 
 def _numbers(value: bytes, vr: str, _decoder: Decoder, big_endian: bool) -> bytes:
