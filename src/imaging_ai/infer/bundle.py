@@ -20,6 +20,7 @@ import torch
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
+from monai.utils.module import OptionalImportError
 from numpy.typing import NDArray
 
 from imaging_ai.catalog import ModelEntry
@@ -87,8 +88,9 @@ class LoadedModel:
         except Exception as error:  # the edge to the model: transforms and layers may raise anything
             if is_out_of_memory(error):
                 raise ModelOutOfMemory(f"{self.entry.name} ran out of memory on {self.device}") from error
-            first_line = (str(error).strip().splitlines() or [""])[0]
-            raise ModelFailed(f"{self.entry.name} failed: {type(error).__name__}: {first_line[:300]}") from error
+            if isinstance(cause := _cause(error), ImportError | OptionalImportError):
+                raise BundleInvalid(f"{self.entry.name} needs a package: {_line(cause)}") from error
+            raise ModelFailed(f"{self.entry.name} failed: {_line(cause)}") from error
 
     def _named(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
         if isinstance(volumes, Volume):
@@ -207,8 +209,19 @@ def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_
         except Exception as error:  # the edge to the bundle: what it builds may raise anything
             if is_out_of_memory(error):
                 raise ModelOutOfMemory(f"{entry.name} does not fit on {device}") from error
-            cause = error.__cause__ or error
-            raise BundleInvalid(f"{entry.name}: cannot be built: {type(cause).__name__}: {cause}") from error
+            raise BundleInvalid(f"{entry.name} cannot be built: {_line(_cause(error))}") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what went wrong first: MONAI wraps the errors of transforms in its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _line(error: BaseException) -> str:
+    """Say an error in one line; images and affines are all that a bundle was given, so no patient data is in it."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def _memory(device: torch.device) -> int:
