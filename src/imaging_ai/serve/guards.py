@@ -50,4 +50,4 @@ def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHandler)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             message = f"no such parameter{f'; did you mean {near[0]}?' if near else ''}"
-            raise ValidationException(extra=[{"key": name, "message": message}])
+            raise ValidationException(extra=[{"parameter": name, "message": message}])

@@ -26,10 +26,12 @@ _JOB, _RESULT, _DELIVERY = _tables["job"], _tables["result"], _tables["delivery"
 _BIG = 2**63 - 1  # what a database key can be
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="How many at most")]
 Offset = Annotated[int, Parameter(ge=0, le=_BIG, description="How many to leave out")]
-_UID = Parameter(pattern=r"^[0-9.]{1,64}$", description="A UID")
+_UID = Parameter(pattern=r"^[0-9.]{1,64}$(?!\n)", description="A UID")
 Uid = Annotated[str, _UID]
 _Uid = Annotated[str | None, _UID]
-_Name = Annotated[str | None, Parameter(pattern=r"^[^\x00-\x1f]{0,64}$", description="A name; empty: nothing ran")]
+_Name = Annotated[
+    str | None, Parameter(pattern=r"^[^\x00-\x1f]{0,64}$(?!\n)", description="A name; empty: nothing ran")
+]
 _State = Annotated[JobState | None, Parameter(query="state")]  # litestar keeps `state` for itself
 _Key = Annotated[int, Parameter(ge=1, le=_BIG)]
 

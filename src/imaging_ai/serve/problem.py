@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -90,15 +91,16 @@ def _refusal(error: HTTPException, handler: BaseRouteHandler | None) -> Response
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
     if isinstance(error, NotFoundException):
         return problem(status, code, "there is nothing at this address")
-    parameters = _bad_parameters(error.extra, handler)
+    parameters = tuple(_bad_parameters(error.extra, handler))
     detail = "; ".join(f"{bad.parameter}: {bad.message}" for bad in parameters) or error.detail
     return problem(status, code, detail, parameters=parameters, headers=headers)
 
 
-def _bad_parameters(extra: object, handler: BaseRouteHandler | None) -> tuple[BadParameter, ...]:
-    entries = extra if isinstance(extra, list) else []
-    return tuple(
-        BadParameter(query_name(handler, entry["key"]) if handler else entry["key"], str(entry["message"]))
-        for entry in entries
-        if isinstance(entry, dict) and "key" in entry and "message" in entry
-    )
+def _bad_parameters(extra: object, handler: BaseRouteHandler | None) -> Iterator[BadParameter]:
+    """Read what litestar tells of arguments (by the handler's names), and our guards of parameters."""
+    for entry in extra if isinstance(extra, list) else ():
+        if not isinstance(entry, dict) or "message" not in entry:
+            continue
+        key = entry.get("key", "")
+        name = entry.get("parameter") or (query_name(handler, key) if handler else key)
+        yield BadParameter(name, entry["message"])
