@@ -43,9 +43,7 @@ def listen(url: str, run_dir: Path) -> Iterator[Callable[[], queue.SimpleQueue[f
     def start() -> queue.SimpleQueue[float]:
         heard: queue.SimpleQueue[float] = queue.SimpleQueue()
         broker = make_broker(url, run_dir)
-        dramatiq.actor(
-            lambda: heard.put(time.monotonic()), actor_name="route", queue_name="route", broker=broker
-        )
+        dramatiq.actor(lambda: heard.put(time.monotonic()), actor_name="route", queue_name="route", broker=broker)
         worker = Worker(broker, worker_threads=1, worker_timeout=50)
         worker.start()
         workers.append(worker)
@@ -126,7 +124,8 @@ def test_every_process_of_the_host_hears_an_embedded_ring(tmp_path: Path) -> Non
 def test_the_socket_of_a_dead_process_is_removed_by_the_next_ring(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, time; from imaging_ai.queue.broker import make_broker;"
-        "ear = make_broker('embedded', pathlib.Path(sys.argv[1])).consume('route'); print('up', flush=True); time.sleep(60)"
+        "ear = make_broker('embedded', pathlib.Path(sys.argv[1])).consume('route'); "
+        "print('up', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -97,12 +97,13 @@ class Ledger:
 
     # -- during a run
 
-    def claim(self, queue: str, owner: str, lease_seconds: float) -> Job | None:
-        """Take the next job of a queue: the highest priority first, then the oldest."""
+    def claim(self, queue: str | Sequence[str], owner: str, lease_seconds: float) -> Job | None:
+        """Take the next job of a queue, or of several: the highest priority first, then the oldest."""
         now = self._clock()
+        queues = [queue] if isinstance(queue, str) else queue
         following = (
             select(jobs.c.id)
-            .where(jobs.c.queue == queue, _WAITING, jobs.c.not_before <= now, jobs.c.cancel_requested.is_(False))
+            .where(jobs.c.queue.in_(queues), _WAITING, jobs.c.not_before <= now, jobs.c.cancel_requested.is_(False))
             .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)

@@ -1,0 +1,1 @@
+"""The `work` role: a light process that watches, and processes of its own that run the models."""

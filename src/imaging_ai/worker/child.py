@@ -1,0 +1,155 @@
+"""A runner as its worker sees it: a process to start, give a job, watch, and kill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from imaging_ai.core.job import Failure, Job, Stage
+from imaging_ai.worker.messages import Ended, PipelineSpec, Progress, Ready, Report, Start, Task
+
+__all__ = ["RUNNER_DIED", "Interrupt", "Runner"]
+
+logger = logging.getLogger(__name__)
+
+#: The code of a failure: the process ended without saying anything.
+RUNNER_DIED = "runner-died"
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_CHECK_EVERY = 0.5
+
+
+class Interrupt(StrEnum):
+    """Why a run is stopped from outside."""
+
+    CANCELLED = "cancelled"  # somebody asked
+    LOST = "lost"  # the job is another's now, or ended
+    RELEASED = "released"  # the worker must stop
+
+
+class Runner:
+    """One runner process, started when needed and again after it died.
+
+    The kernel kills it when the thread that started it ends, so start it from one that lives as long as it should.
+    """
+
+    def __init__(self, spec: PipelineSpec, *, start_timeout: float = 600.0) -> None:
+        self._spec = spec
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[object, object] | None = None
+        self.busy = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is up and ready for a job."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None when there is no process."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> Failure | None:
+        """Start the process and wait until its pipeline is made; return why it could not be."""
+        self.kill()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "imaging_ai.worker.runner", str(theirs.fileno())]
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=2
+            )
+        self._connection = Connection(ours.detach())
+        try:
+            self._connection.send(Start(os.getpid(), tuple(sys.path)))
+            self._connection.send(self._spec)  # after the path by which it is understood
+            ready = self._connection.recv() if self._connection.poll(self._start_timeout) else None
+        except (EOFError, OSError):
+            return self._death(Stage.QUEUE)
+        if isinstance(ready, Ready) and ready.failure is None:
+            logger.info("runner %d is ready", self._process.pid)
+            return None
+        self.kill()
+        if isinstance(ready, Ready):
+            return ready.failure
+        return Failure(Stage.QUEUE, "time-limit", "the runner did not become ready in time", permanent=False)
+
+    def run(
+        self, job: Job, report: Report, check: Callable[[], Failure | Interrupt | None]
+    ) -> Failure | Interrupt | None:
+        """Run a job and return how it ended: None when well. `check` may stop it, and is asked twice a second."""
+        self.busy, stage = True, Stage.QUEUE
+
+        def note(percent: int, at: Stage) -> None:
+            nonlocal stage
+            stage = at
+            report(percent, at)
+
+        try:
+            end = self._watch(job, note, check)
+        except (EOFError, OSError):
+            return self._death(stage)
+        finally:
+            self.busy = False
+        return end
+
+    def _watch(
+        self, job: Job, report: Report, check: Callable[[], Failure | Interrupt | None]
+    ) -> Failure | Interrupt | None:
+        connection = self._connection
+        if connection is None:
+            raise EOFError
+        connection.send(Task(job.id, job.attempt))
+        next_check = time.monotonic() + _CHECK_EVERY
+        while True:
+            if connection.poll(max(0.0, next_check - time.monotonic())):
+                message = connection.recv()
+                if isinstance(message, Ended):
+                    return message.failure
+                if isinstance(message, Progress):
+                    report(message.percent, message.stage)
+            if time.monotonic() >= next_check:
+                if (stopped := check()) is not None:
+                    self.kill()
+                    return stopped
+                if not self.alive and not connection.poll(0):
+                    raise EOFError  # something it started still holds the socket
+                next_check = time.monotonic() + _CHECK_EVERY
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+
+    def resident_bytes(self) -> int:
+        """The physical memory that the process holds, 0 where that cannot be seen."""
+        statm = Path(f"/proc/{self.pid}/statm")
+        try:
+            return int(statm.read_text().split()[1]) * _PAGE
+        except (OSError, IndexError):
+            return 0
+
+    def _death(self, stage: Stage) -> Failure:
+        process = self._process
+        if process is None:
+            return Failure(stage, RUNNER_DIED, "the process that ran the job was ended", permanent=False)
+        try:
+            code = process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            code = 0  # it closed the socket and lives on
+        self.kill()
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return Failure(stage, RUNNER_DIED, f"the process that ran the job ended {how}", permanent=False)

@@ -1,0 +1,60 @@
+"""From exceptions to what the ledger, the log and the operator get to know of them.
+
+Messages of our own errors are written for people and carry no patient data. Those of others may carry anything, so
+only their type and the lines they passed are told.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from imaging_ai.core.job import Failure, Stage
+from imaging_ai.errors import ImagingAiError, ModelOutOfMemory, SeriesRefused, UnavailableError
+
+__all__ = ["Outage", "failure_of", "where"]
+
+
+def failure_of(error: BaseException, stage: Stage) -> Failure:
+    """Return what an exception in a stage means for the job."""
+    if isinstance(error, SeriesRefused):
+        return Failure(stage, error.reason, error.message, permanent=True)
+    if isinstance(error, ImagingAiError):
+        return Failure(stage, error.code, error.message, permanent=not error.retry)
+    if isinstance(error, MemoryError):
+        return Failure(stage, ModelOutOfMemory.code, "the process ran out of memory", permanent=False)
+    if isinstance(error, OSError):
+        return Failure(stage, "system-error", error.strerror or type(error).__name__, permanent=False)
+    return Failure(stage, "internal-error", f"{type(error).__name__}; the log says where", permanent=True)
+
+
+def where(error: BaseException) -> str:
+    """Return type and lines of an exception, and of what caused it, without their messages."""
+    parts = [f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"]
+    if (cause := error.__cause__ or error.__context__) is not None:
+        parts.append(f"caused by {where(cause)}")
+    return "".join(parts)
+
+
+class Outage:
+    """Bears with a part of the server that is away: says so once, and once when it is back."""
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        self._logger, self._what = logger, what
+        self._away = False
+
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """Swallow and log an `UnavailableError` of the block."""
+        try:
+            yield
+        except UnavailableError as error:
+            if not self._away:
+                self._logger.warning("%s waits: %s", self._what, error)
+            self._away = True
+        else:
+            if self._away:
+                self._logger.info("%s goes on", self._what)
+            self._away = False

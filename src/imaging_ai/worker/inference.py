@@ -1,0 +1,216 @@
+"""Running jobs: claim one, have a runner run it, watch it, and write down how it ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from imaging_ai import metrics
+from imaging_ai.core.job import FINAL_STATES, Failure, Job, JobState, Stage
+from imaging_ai.errors import ModelOutOfMemory, NotFound, UnavailableError
+from imaging_ai.logs import bound
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.worker.child import RUNNER_DIED, Interrupt, Runner
+from imaging_ai.worker.failures import Outage
+from imaging_ai.worker.messages import PipelineSpec
+
+__all__ = ["Inference", "Limits"]
+
+logger = logging.getLogger(__name__)
+
+_WRITE_PROGRESS_EVERY = 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a job may go: seconds, by job, and bytes of memory of its runner (0: no limit)."""
+
+    seconds: Callable[[Job], float] = lambda _job: 3600.0
+    memory_bytes: int = 0
+
+
+class Inference:
+    """The step of an inference lane, and the runners that it uses, one for each thread of the lane.
+
+    A runner is started before a job is claimed: while one worker is still importing, another that is warm takes it.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        owner: str,
+        queues: Sequence[str],
+        spec: PipelineSpec,
+        *,
+        warm_up: bool,
+        lease_seconds: float,
+        limits: Limits,
+        ring: Callable[[str], None],
+        on_complete: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._queues = tuple(queues)
+        self._lease_seconds = lease_seconds
+        self._limits = limits
+        self._ring = ring
+        self._on_complete = on_complete
+        self._spec = spec
+        self._warm_up = warm_up
+        self._mine = threading.local()
+        self._runners: list[Runner] = []
+        self._running: dict[int, Job] = {}
+        self._outage = Outage(logger, "the watch over running jobs")
+        self._release_at = float("inf")
+        self._start_after, self._pause = 0.0, _FIRST_PAUSE
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """The jobs that run here now."""
+        return tuple(self._running)
+
+    def step(self) -> bool:
+        """Claim and run one job; say whether there was one."""
+        runner = self._runner()
+        if not runner.alive and not (self._work_waits() and self._start(runner)):
+            return False
+        job = self._ledger.claim(self._queues, self._owner, self._lease_seconds)
+        if job is None:
+            return False
+        self._running[job.id] = job
+        with bound(job=job.id):
+            self._run(runner, job)
+        return True
+
+    def prepare(self) -> None:
+        """Start a runner that is down, if runners shall be warm, so that the next job need not wait for it."""
+        if self._warm_up and not self._runner().alive:
+            self._start(self._runner())
+
+    def stop(self, grace_seconds: float) -> None:
+        """Let running jobs end for so long, then give them back."""
+        self._release_at = time.monotonic() + grace_seconds
+        for runner in self._runners:
+            if not runner.busy:
+                runner.kill()
+
+    def close(self) -> None:
+        """End the runners."""
+        for runner in self._runners:
+            runner.kill()
+
+    def _stopping(self) -> bool:
+        return self._release_at < float("inf")
+
+    def _runner(self) -> Runner:
+        # One for each thread: the kernel kills a runner when the thread that started it ends.
+        if not hasattr(self._mine, "runner"):
+            self._mine.runner = Runner(self._spec)
+            self._runners.append(self._mine.runner)
+        runner: Runner = self._mine.runner
+        return runner
+
+    def _work_waits(self) -> bool:
+        return bool(set(self._ledger.due_queues()) & set(self._queues))
+
+    def _start(self, runner: Runner) -> bool:
+        if self._stopping() or time.monotonic() < self._start_after:
+            return False
+        failure = runner.start()
+        if failure is None:
+            self._pause = _FIRST_PAUSE
+            return True
+        if self._stopping():
+            return False
+        logger.error("no runner, trying again in %.0f s: %s (%s)", self._pause, failure.reason, failure.code)
+        self._start_after = time.monotonic() + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        return False
+
+    def _run(self, runner: Runner, job: Job) -> None:
+        self._ring(job.queue)  # there may be more, for others
+        started = time.monotonic()
+        logger.info("attempt %d begins", job.attempt)
+        written, written_at = (-1, Stage.QUEUE), 0.0
+
+        def report(percent: int, stage: Stage) -> None:
+            nonlocal written, written_at
+            if stage == written[1] and time.monotonic() < written_at + _WRITE_PROGRESS_EVERY:
+                return
+            written, written_at = (percent, stage), time.monotonic()
+            with self._outage.tolerated():
+                self._ledger.progress(job.id, job.attempt, percent, stage)
+
+        try:
+            end = runner.run(job, report, lambda: self._check(runner, job, started))
+            if self._stopping() and isinstance(end, Failure) and end.code == RUNNER_DIED:
+                end = Interrupt.RELEASED  # it was ended with the worker
+            self._insist(lambda: self._settle(job, end))
+        finally:
+            del self._running[job.id]
+        metrics.JOBS.labels(job.model, _outcome(end)).inc()
+        metrics.JOB_SECONDS.labels(job.model).observe(time.monotonic() - started)
+
+    def _check(self, runner: Runner, job: Job, started: float) -> Failure | Interrupt | None:
+        now, stage = time.monotonic(), Stage.INFER
+        if now >= self._release_at:
+            return Interrupt.RELEASED
+        if now - started > (limit := self._limits.seconds(job)):
+            return Failure(stage, "time-limit", f"the job took longer than its {limit:g} seconds", permanent=True)
+        if 0 < self._limits.memory_bytes < (held := runner.resident_bytes()):
+            reason = f"the process that ran the job grew to {held >> 20} MB"
+            return Failure(stage, ModelOutOfMemory.code, reason, permanent=False)
+        try:
+            return self._asked_to_stop(self._ledger.get(job.id), job)
+        except UnavailableError:
+            return None  # nobody can ask; the sweep tells of the outage
+
+    def _asked_to_stop(self, now: Job, job: Job) -> Interrupt | None:
+        if now.attempt != job.attempt or now.state in (JobState.SCHEDULED, JobState.CANCELED):
+            return Interrupt.LOST
+        if now.cancel_requested and now.state is JobState.IN_PROGRESS:
+            return Interrupt.CANCELLED
+        return None
+
+    def _settle(self, job: Job, end: Failure | Interrupt | None) -> None:
+        if isinstance(end, Failure):
+            state = self._ledger.fail(job.id, job.attempt, end)
+            logger.warning("attempt %d failed (%s: %s), the job is %s", job.attempt, end.code, end.reason, state)
+        elif end is Interrupt.CANCELLED:
+            self._ledger.stopped(job.id, job.attempt)
+            logger.info("stopped as asked")
+        elif end is Interrupt.RELEASED:
+            self._ledger.release(job.id, job.attempt)
+            logger.info("given back: this worker stops")
+        elif end is Interrupt.LOST:
+            logger.warning("attempt %d was not ours any more", job.attempt)
+        elif self._ledger.get(job.id).state in FINAL_STATES:
+            logger.info("completed")
+            self._on_complete()
+        else:
+            failure = Failure(Stage.REGISTER, "incomplete", "the pipeline ended without completing", permanent=True)
+            self._ledger.fail(job.id, job.attempt, failure)
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        pause = 0.2
+        while True:
+            try:
+                return write()
+            except NotFound:
+                return None  # the job was deleted
+            except UnavailableError as error:
+                if time.monotonic() >= self._release_at:
+                    raise
+                logger.warning("cannot write how the job ended, trying again: %s", error)
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+
+
+def _outcome(end: Failure | Interrupt | None) -> str:
+    if end is None:
+        return "completed"
+    return end.code if isinstance(end, Failure) else end.value

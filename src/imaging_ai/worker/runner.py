@@ -1,0 +1,77 @@
+"""The process that runs models: it makes its pipeline once, stays warm, and dies with the worker that started it.
+
+Started as ``python -m imaging_ai.worker.runner DESCRIPTOR``. It leaves signals to its worker, which kills it when a job
+must stop: nothing that it does needs cleaning up (design promise 3).
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from imaging_ai.core.job import Failure, Stage
+from imaging_ai.process import die_with_parent
+from imaging_ai.worker.failures import failure_of, where
+from imaging_ai.worker.messages import Ended, Pipeline, PipelineSpec, Progress, Ready, Start, Task
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+
+def main(descriptor: int) -> None:
+    """Serve the worker at the other end of a socket until it goes away."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    os.set_inheritable(descriptor, False)
+    worker: Connection[object, object] = Connection(descriptor)
+    start = worker.recv()
+    assert isinstance(start, Start)
+    die_with_parent(start.parent)
+    sys.path[:] = start.path
+    try:
+        pipeline = _make(worker.recv())
+    except Exception as error:  # noqa: BLE001 - the edge of the process: the worker must learn of it
+        logger.error("the pipeline could not be made: %s", where(error))
+        worker.send(Ready(failure_of(error, Stage.QUEUE)))
+        return
+    worker.send(Ready(None))
+    try:
+        while isinstance(task := worker.recv(), Task):
+            worker.send(Ended(_run(pipeline, task, worker)))
+    except EOFError:
+        return  # the worker is gone
+
+
+def _make(spec: object) -> Pipeline:
+    assert isinstance(spec, PipelineSpec)
+    module, _, function = spec.factory.partition(":")
+    pipeline: Pipeline = getattr(importlib.import_module(module), function)(spec.argument)
+    return pipeline
+
+
+def _run(pipeline: Pipeline, task: Task, worker: Connection[object, object]) -> Failure | None:
+    latest = Progress(0, Stage.QUEUE)
+
+    def report(percent: int, stage: Stage) -> None:
+        nonlocal latest
+        if (progress := Progress(int(percent), stage)) != latest:
+            worker.send(progress)
+            latest = progress
+
+    try:
+        pipeline.run(task.job_id, task.attempt, report)
+    except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, it ends this attempt only
+        failure = failure_of(error, latest.stage)
+        if failure.code == "internal-error":
+            logger.error("job %d failed: %s", task.job_id, where(error))
+        return failure
+    return None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
