@@ -36,6 +36,7 @@ class Database:
         self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         self.is_sqlite = self.url.startswith("sqlite")
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 20, "pool_timeout": 10.0}
+        options["hide_parameters"] = True  # an error quotes its statement, and would quote the patient with it
         if self.is_sqlite:
             options["connect_args"] = {"check_same_thread": False, "timeout": 10.0}
         else:
