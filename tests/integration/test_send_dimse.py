@@ -63,35 +63,20 @@ def test_a_peer_that_takes_only_implicit_little_endian_gets_it(real_data: Path) 
     assert answer.verdict is Verdict.STORED
     ((_, syntax, data),) = peer.received
     assert syntax == ImplicitVRLittleEndian
-    assert _as_implicit(data) == dcmread(file)
+    arrived, original = dcmread(BytesIO(data), force=True), dcmread(file)
+    assert arrived.PixelData == original.PixelData
+    del arrived.PixelData, original.PixelData  # whose value representation implicit VR does not tell
+    assert arrived == original
 
 
-def _as_implicit(data: bytes) -> object:
-    from pydicom.filereader import dcmread as reader
-
-    return reader(BytesIO(data), force=True)
-
-
-def test_a_deflated_object_is_inflated_for_a_peer_that_does_not_inflate(real_data: Path) -> None:
-    file = next(
-        path
-        for path in sorted((real_data / "syntaxes").glob("*.dcm"))
-        if _syntax(path) == DeflatedExplicitVRLittleEndian
-    )
-    with RecordingPeer(sop_classes=(stored(file).sop_class_uid,), transfer_syntaxes=(ExplicitVRLittleEndian,)) as peer:
+def test_a_deflated_object_is_inflated_for_a_peer_that_does_not_inflate(tmp_path: Path) -> None:
+    plain = dataset_bytes(small_object(tmp_path, SEG, "1.2.3.1").read_bytes())
+    file = small_object(tmp_path, SEG, "1.2.3.1", transfer_syntax_uid=DeflatedExplicitVRLittleEndian)
+    with RecordingPeer(transfer_syntaxes=(ExplicitVRLittleEndian,)) as peer:
         (answer,) = send(dicom(peer.port), file)
 
     assert answer.verdict is Verdict.STORED
-    ((_, syntax, data),) = peer.received
-    assert syntax == ExplicitVRLittleEndian
-    assert len(data) > file.stat().st_size
-
-
-def _syntax(path: Path) -> str:
-    try:
-        return str(dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID)
-    except (AttributeError, ValueError, EOFError):
-        return ""
+    assert peer.received == [("1.2.3.1", ExplicitVRLittleEndian, plain)]
 
 
 def test_a_compressed_object_is_refused_by_a_peer_that_takes_only_uncompressed_ones(real_data: Path) -> None:
@@ -147,7 +132,7 @@ def test_an_orthanc_that_does_not_know_us_refuses_for_good(orthanc_factory: Orth
     closed = orthanc_factory(DicomAlwaysAllowStore=False, DicomAlwaysAllowEcho=False, DicomAlwaysAllowFind=False)
     file = small_object(tmp_path, SEG, "1.2.3.1")
 
-    with pytest.raises((DeliveryRefused, DeliveryUnavailable), match="ORTHANC"):
+    with pytest.raises(DeliveryRefused, match="make IMAGINGAI known there"):
         send(dicom(closed.dicom_port, ae_title="ORTHANC"), file)
 
 

@@ -50,7 +50,15 @@ def dataset_bytes(data: bytes) -> bytes:
     return data[128 + 4 + 12 + length :]
 
 
-def small_object(folder: Path, sop_class_uid: str, uid: str, *, study: str = "1.2.3", series: str = "1.2.3.4") -> Path:
+def small_object(
+    folder: Path,
+    sop_class_uid: str,
+    uid: str,
+    *,
+    study: str = "1.2.3",
+    series: str = "1.2.3.4",
+    transfer_syntax_uid: str = ExplicitVRLittleEndian,
+) -> Path:
     """Write a valid little file of a SOP class: enough for every archive to store and find it."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = sop_class_uid, uid
@@ -60,7 +68,7 @@ def small_object(folder: Path, sop_class_uid: str, uid: str, *, study: str = "1.
     ds.SeriesNumber = ds.InstanceNumber = 1
     path = folder / f"{uid}.dcm"
     ds.file_meta = Dataset()  # type: ignore[assignment]
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.TransferSyntaxUID = transfer_syntax_uid
     dcmwrite(path, ds, enforce_file_format=True)
     return path
 

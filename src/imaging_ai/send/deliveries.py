@@ -14,30 +14,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session
+from sqlmodel import Session, SQLModel
 
 from imaging_ai import audit
-from imaging_ai.core.blob import BlobRef
-from imaging_ai.core.instance import StoredInstance
 from imaging_ai.core.job import DeliveryState
 from imaging_ai.db.engine import Database
-from imaging_ai.db.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, SeriesRow, StudyRow
+from imaging_ai.db.tables import DeliveryRow
 from imaging_ai.errors import NotFound
 from imaging_ai.metrics import DELIVERIES
+from imaging_ai.send.claims import OPEN_STATES, Batch, Item, claim_batch, held, is_due
 
 __all__ = ["NEVER", "Batch", "Deliveries", "Delivery", "Item", "Settlement"]
 
 #: `next_attempt_at` of what will not be tried again by itself.
 NEVER = math.inf
 
-_TABLE: Any = DeliveryRow.__table__  # type: ignore[attr-defined]
-_OPEN = (DeliveryState.WAITING.value, DeliveryState.SENT.value)
+_TABLE = SQLModel.metadata.tables[str(DeliveryRow.__tablename__)]
 _AUDITED: dict[DeliveryState, audit.Outcome] = {
     DeliveryState.CONFIRMED: "success",
     DeliveryState.SENT: "success",
@@ -60,27 +58,6 @@ class Delivery:
     reason: str
     sent_at: float | None
     confirmed_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One claimed delivery; `instance` is None when the archive holds it no more."""
-
-    delivery_id: int
-    attempt: int
-    kind: str  # SEG | SR | PM | SC | KO
-    sop_instance_uid: str
-    instance: StoredInstance | None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What was claimed: deliveries of one job to one destination."""
-
-    job_id: int
-    destination: str
-    owner: str
-    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,32 +110,20 @@ class Deliveries:
         """
         now = time.time()
         with self._database.write() as session:
-            head = _head(now, destinations, after).cte("head")
-            claimed = session.connection().execute(
-                update(_TABLE)
-                .where(
-                    _due(_TABLE, now),
-                    tuple_(_TABLE.c.job_id, _TABLE.c.destination).in_(select(head.c.job_id, head.c.destination)),
-                )
-                .values(
-                    state=DeliveryState.SENDING.value,
-                    attempts=_TABLE.c.attempts + 1,
-                    lease_owner=owner,
-                    lease_until=now + lease_seconds,
-                )
-                .returning(_TABLE.c.id, _TABLE.c.job_id, _TABLE.c.destination)
+            return claim_batch(
+                session.connection(),
+                owner,
+                now=now,
+                lease_until=now + lease_seconds,
+                destinations=destinations,
+                after=after,
             )
-            rows = claimed.all()
-            if not rows:
-                return None
-            items = session.connection().execute(_items([row.id for row in rows])).mappings()
-            return Batch(rows[0].job_id, rows[0].destination, owner, tuple(_item(row) for row in items))
 
     def renew(self, batch: Batch, lease_seconds: float) -> bool:
         """Extend the lease; False when any of the batch is no longer its owner's."""
         with self._database.write() as session:
             renewed = session.connection().execute(
-                update(_TABLE).where(_held(batch)).values(lease_until=time.time() + lease_seconds)
+                update(_TABLE).where(held(batch)).values(lease_until=time.time() + lease_seconds)
             )
             return int(renewed.rowcount) == len(batch.items)
 
@@ -181,7 +146,7 @@ class Deliveries:
                 if settlement.state is DeliveryState.CONFIRMED:
                     values["confirmed_at"] = now
                 result = session.connection().execute(
-                    update(_TABLE).where(_held(batch), _TABLE.c.id == item.delivery_id).values(**values)
+                    update(_TABLE).where(held(batch), _TABLE.c.id == item.delivery_id).values(**values)
                 )
                 if result.rowcount != 1:
                     continue  # the lease was lost: another sender answers for it
@@ -204,16 +169,16 @@ class Deliveries:
         """Free what lost senders had claimed; return how many deliveries are due."""
         now = time.time() if now is None else now
         lost = and_(_TABLE.c.state == DeliveryState.SENDING.value, _TABLE.c.lease_until < now)
-        self._free(lost, now)
+        self._free(lost)
         with self._database.read() as session:
-            return int(session.connection().execute(select(func.count()).where(_due(_TABLE, now))).scalar_one())
+            return int(session.connection().execute(select(func.count()).where(is_due(now))).scalar_one())
 
     def release(self, owner: str) -> int:
         """Free what a sender that is known to be dead had claimed; return how many deliveries."""
         mine = and_(_TABLE.c.state == DeliveryState.SENDING.value, _TABLE.c.lease_owner == owner)
-        return self._free(mine, time.time())
+        return self._free(mine)
 
-    def _free(self, condition: ColumnElement[bool], now: float) -> int:
+    def _free(self, condition: ColumnElement[bool]) -> int:
         with self._database.read() as session:
             if not session.connection().execute(select(exists().where(condition))).scalar_one():
                 return 0
@@ -223,7 +188,6 @@ class Deliveries:
                 .where(condition)
                 .values(
                     state=DeliveryState.WAITING.value,
-                    next_attempt_at=now,
                     lease_owner="",
                     lease_until=None,
                     reason="the sender was lost in mid-delivery",
@@ -306,86 +270,8 @@ class Deliveries:
             return {(row[0], DeliveryState(row[1])): int(row[2]) for row in session.connection().execute(query)}
 
 
-def _due(table: Any, now: float) -> ColumnElement[bool]:
-    return and_(table.c.state.in_(_OPEN), table.c.next_attempt_at <= now)
-
-
-def _head(now: float, destinations: Collection[str] | None, after: str) -> Select[Any]:
-    """Choose one due row; its job and destination are what is claimed.
-
-    Only the first due row of a job and destination may be chosen, so that locking it (PostgreSQL) locks them all.
-    """
-    job: Any = JobRow.__table__  # type: ignore[attr-defined]
-    other = _TABLE.alias("other")
-    same = and_(other.c.job_id == _TABLE.c.job_id, other.c.destination == _TABLE.c.destination)
-    blocked = or_(
-        and_(_due(other, now), other.c.id < _TABLE.c.id),
-        other.c.state == DeliveryState.SENDING.value,
-    )
-    query = (
-        select(_TABLE.c.job_id, _TABLE.c.destination)
-        .join(job, job.c.id == _TABLE.c.job_id)
-        .where(_due(_TABLE, now), ~exists().where(same, blocked))
-        .order_by(
-            _TABLE.c.destination <= after,
-            _TABLE.c.destination,
-            job.c.priority.desc(),
-            _TABLE.c.next_attempt_at,
-            _TABLE.c.id,
-        )
-        .limit(1)
-        .with_for_update(skip_locked=True, of=_TABLE)
-    )
-    return query if destinations is None else query.where(_TABLE.c.destination.in_(sorted(destinations)))
-
-
-def _items(ids: Sequence[int]) -> Select[Any]:
-    instance: Any = InstanceRow.__table__  # type: ignore[attr-defined]
-    series: Any = SeriesRow.__table__  # type: ignore[attr-defined]
-    study: Any = StudyRow.__table__  # type: ignore[attr-defined]
-    result: Any = ResultRow.__table__  # type: ignore[attr-defined]
-    return (
-        select(
-            _TABLE.c.id,
-            _TABLE.c.attempts,
-            _TABLE.c.sop_instance_uid,
-            result.c.kind,
-            instance.c.sop_class_uid,
-            instance.c.transfer_syntax_uid,
-            instance.c.instance_number,
-            instance.c.blob_key,
-            instance.c.blob_offset,
-            instance.c.blob_length,
-            series.c.series_instance_uid,
-            study.c.study_instance_uid,
-        )
-        .select_from(_TABLE)
-        .outerjoin(result, result.c.sop_instance_uid == _TABLE.c.sop_instance_uid)
-        .outerjoin(instance, instance.c.sop_instance_uid == _TABLE.c.sop_instance_uid)
-        .outerjoin(series, series.c.id == instance.c.series_id)
-        .outerjoin(study, study.c.id == series.c.study_id)
-        .where(_TABLE.c.id.in_(ids))
-        .order_by(_TABLE.c.id)
-    )
-
-
-def _item(row: RowMapping) -> Item:
-    instance = None
-    if row["blob_key"] is not None:
-        instance = StoredInstance(
-            sop_instance_uid=row["sop_instance_uid"],
-            sop_class_uid=row["sop_class_uid"],
-            transfer_syntax_uid=row["transfer_syntax_uid"],
-            study_instance_uid=row["study_instance_uid"],
-            series_instance_uid=row["series_instance_uid"],
-            instance_number=row["instance_number"],
-            blob=BlobRef(row["blob_key"], row["blob_offset"], row["blob_length"]),
-        )
-    return Item(row["id"], row["attempts"], row["kind"] or "", row["sop_instance_uid"], instance)
-
-
 def _delivery(row: RowMapping) -> Delivery:
-    is_open = row["state"] in _OPEN and row["next_attempt_at"] < NEVER
+    is_open = row["state"] in OPEN_STATES and row["next_attempt_at"] < NEVER
     return Delivery(
         id=row["id"],
         job_id=row["job_id"],
@@ -397,15 +283,6 @@ def _delivery(row: RowMapping) -> Delivery:
         reason=row["reason"],
         sent_at=row["sent_at"],
         confirmed_at=row["confirmed_at"],
-    )
-
-
-def _held(batch: Batch) -> ColumnElement[bool]:
-    attempts = [(item.delivery_id, item.attempt) for item in batch.items]
-    return and_(
-        _TABLE.c.state == DeliveryState.SENDING.value,
-        _TABLE.c.lease_owner == batch.owner,
-        tuple_(_TABLE.c.id, _TABLE.c.attempts).in_(attempts),
     )
 
 

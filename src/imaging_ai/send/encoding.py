@@ -50,10 +50,8 @@ def dataset_of(data: bytes) -> memoryview:
 
 def rewritten(data: bytes, transfer_syntax_uid: str) -> bytes:
     """Return the data set of a PS3.10 file in another uncompressed little endian transfer syntax."""
-    ds = dcmread(BytesIO(data), force=False)
-    ds.file_meta.clear()
     target = DicomBytesIO()
     target.is_implicit_VR = transfer_syntax_uid == ImplicitVRLittleEndian
     target.is_little_endian = True
-    write_dataset(target, ds)
+    write_dataset(target, dcmread(BytesIO(data)))
     return target.getvalue()
