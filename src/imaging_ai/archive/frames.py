@@ -43,6 +43,7 @@ NO_END = "the encapsulated pixel data has no end"
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 _WINDOW = 1 << 16
+_AFTER_JUMP = 1 << 10
 _MAX_FRAGMENTS = 1 << 22
 
 #: What a new codestream begins with: JPEG and JPEG-LS (SOI), JPEG 2000 and HTJ2K (SOC), JPEG XL, RLE has none.
@@ -194,16 +195,17 @@ def _little(numbers: array[int]) -> array[int]:
 
 
 class _Window:
-    """Reads small pieces at rising positions through one larger piece at a time."""
+    """Reads small pieces at rising positions through a larger piece at a time; less after a long jump."""
 
     def __init__(self, read: Reader, end: int) -> None:
         self._read, self._end = read, end
-        self._base, self._bytes = 0, b""
+        self._base, self._bytes = end, b""
 
     def at(self, position: int, length: int) -> bytes:
         start = position - self._base
         if start < 0 or start + length > len(self._bytes):
-            self._bytes, self._base = self._read(position, min(_WINDOW, max(self._end - position, 0))), position
+            wanted = _WINDOW if start <= len(self._bytes) else _AFTER_JUMP
+            self._bytes, self._base = self._read(position, min(wanted, max(self._end - position, 0))), position
             start = 0
         return self._bytes[start : start + length]
 

@@ -153,7 +153,7 @@ class _SpooledWriter:
 
 
 def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3Store:
-    """Open ``s3://bucket/prefix?endpoint=…&region=…&style=path|virtual`` with credentials from where the AWS tools look.
+    """Open ``s3://bucket/prefix?endpoint=…&region=…&style=path|virtual`` credentials from where AWS tools look.
 
     Raises
     ------
