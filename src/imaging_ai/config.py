@@ -45,6 +45,7 @@ class DicomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_path: Literal["fast", "plain"] = "fast"
     accept_unknown_sop_classes: bool = False
     processes: Count = 1
+    share_port: bool = False
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Counters and timings for Prometheus, shared by the roles. Labels are codes and names, never identifiers of patients."""
+"""Counters and timings for Prometheus, shared by the roles. Labels are codes and names, never who a patient is."""
 
 from __future__ import annotations
 

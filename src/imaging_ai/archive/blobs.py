@@ -88,11 +88,11 @@ class JournaledStore(Protocol):
         """End this process's use of the store, settling what `known` has."""
 
 
-def open_store(url: str, *, sync: bool = True) -> BlobStore:
+def open_store(url: str, *, sync: bool = True, min_free_bytes: int = 64 << 20) -> BlobStore:
     """Open the store of a URL: ``file:///…`` or a path, or ``s3://bucket/prefix``."""
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
-        return FolderStore(Path(unquote(parts.path)), sync=sync)
+        return FolderStore(Path(unquote(parts.path)), sync=sync, min_free_bytes=min_free_bytes)
     if parts.scheme == "s3":
         from imaging_ai.archive.s3 import open_s3_store  # the S3 client is loaded only where it is used
 

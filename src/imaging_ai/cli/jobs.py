@@ -21,13 +21,13 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", type=click.Choice(["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]))
-@click.option("--study", metavar="UID", help="Only of this Study Instance UID.")
+@click.option("--study", default="", metavar="UID", help="Only of this Study Instance UID.")
 @click.option("--model", metavar="NAME", help="Only of this model.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @as_json
 @click.pass_context
 def list_jobs(
-    context: click.Context, state: str | None, study: str | None, model: str | None, limit: int, json_output: bool
+    context: click.Context, state: str | None, study: str, model: str | None, limit: int, json_output: bool
 ) -> None:
     """List jobs, the newest first; series that no model took are among them, with the reason."""
     from imaging_ai import wiring

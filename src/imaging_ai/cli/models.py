@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -49,7 +50,10 @@ def check(context: click.Context, name: str) -> None:
         click.echo(f"  segment  {value}: {segment.label} ({segment.property_type.meaning})")
     for sentence in entry.missing():
         click.echo(f"  missing  {sentence}")
-    click.echo(f"  loads    {wiring.try_model(settings, name)}")
+    began = time.perf_counter()
+    model = wiring.load_model(settings, name)
+    seconds = time.perf_counter() - began
+    click.echo(f"  loads    in {seconds:.1f} s on {model.device}, {model.nbytes / 1e6:.1f} MB of weights")
 
 
 @models.command("add")

@@ -59,13 +59,13 @@ def web(context: click.Context) -> None:
 @click.pass_context
 def work(context: click.Context) -> None:
     """Route series, run models, deliver results."""
-    with _role(context) as (settings, stop):
-        from imaging_ai import wiring
+    from imaging_ai import process, wiring
 
-        worker = wiring.make_worker(settings)
-        worker.start()
-        stop.wait()
-        worker.stop()
+    settings = settings_of(context)
+    process.die_with_parent()
+    worker = wiring.make_worker(settings)
+    worker.handle_signals()
+    worker.run()
 
 
 @click.command(hidden=True)

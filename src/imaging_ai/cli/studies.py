@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imaging_ai.cli.common import as_json, echo_json, settings_of
+
+if TYPE_CHECKING:
+    from imaging_ai.core.finding import Measurement
+    from imaging_ai.offline import Written
 
 __all__ = ["rules", "run", "send"]
 
@@ -21,22 +26,56 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.pass_context
 def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, json_output: bool) -> None:
     """Run MODEL on the series in INPUT_DIR and write SEG and SR to OUTPUT_DIR, without a server."""
+    import time
+
     from rich.progress import Progress
 
     from imaging_ai import wiring
+    from imaging_ai.offline import run_folder
 
-    settings = settings_of(context)
+    loaded = wiring.load_model(settings_of(context), model)
     with Progress(transient=True, disable=json_output) as progress:
         task = progress.add_task("reading", total=100)
         report = lambda percent, stage: progress.update(task, completed=percent, description=str(stage))  # noqa: E731
-        written = wiring.run_folder(settings, model, input_dir, output_dir, report)
+        runs = list(run_folder(input_dir, output_dir, loaded, report, created_at=time.time()))
     if json_output:
-        echo_json(written)
+        echo_json([_tree(one) for one in runs])
         return
-    for row in written:
-        click.echo(f"{row['kind']:4} {row['path']}")
-        for measurement in row.get("measurements", []):
-            click.echo(f"     {measurement}")
+    for one in runs:
+        for written, path in one.objects:
+            click.echo(f"{written.kind:4} {path}")
+        for finding in one.findings:
+            numbers = ", ".join(_number(measurement) for measurement in finding.measurements)
+            click.echo(f"     {finding.tracking_identifier}: {numbers or 'not found'}")
+
+
+def _tree(run: Written) -> dict[str, Any]:
+    return {
+        "objects": [
+            {"kind": one.kind, "sop_instance_uid": one.sop_instance_uid, "path": str(path)} for one, path in run.objects
+        ],
+        "findings": [
+            {
+                "label": finding.description.label,
+                "tracking_uid": finding.tracking_uid,
+                "found": finding.found,
+                "measurements": [
+                    {"quantity": _quantity(one), "value": one.value, "unit": one.unit.value}
+                    for one in finding.measurements
+                ],
+            }
+            for finding in run.findings
+        ],
+    }
+
+
+def _quantity(measurement: Measurement) -> str:
+    derivation = f" {measurement.derivation.meaning}" if measurement.derivation else ""
+    return f"{measurement.quantity.meaning}{derivation}"
+
+
+def _number(measurement: Measurement) -> str:
+    return f"{_quantity(measurement)} {measurement.value:.4g} {measurement.unit.value}"
 
 
 @click.command()

@@ -9,11 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dramatiq import Broker, Message
 
 from imaging_ai.errors import BrokerUnavailable, ConfigError
 from imaging_ai.queue.embedded import EmbeddedBroker
+
+if TYPE_CHECKING:
+    from imaging_ai.queue.remote import RemoteBroker
 
 __all__ = ["DELIVERY", "INFERENCE_CPU", "INFERENCE_GPU", "QUEUES", "ROUTE", "Doorbell", "make_broker"]
 
@@ -23,7 +27,7 @@ ROUTE, INFERENCE_CPU, INFERENCE_GPU, DELIVERY = "route", "inference-cpu", "infer
 QUEUES = (ROUTE, INFERENCE_CPU, INFERENCE_GPU, DELIVERY)
 
 
-def make_broker(url: str, run_dir: Path) -> Broker:
+def make_broker(url: str, run_dir: Path) -> EmbeddedBroker | RemoteBroker:
     """Return the broker of a URL: ``embedded`` (sockets in `run_dir`) or ``redis://…``, ``rediss://…``, ``unix://…``."""
     if url == "embedded":
         return EmbeddedBroker(run_dir / "bells")

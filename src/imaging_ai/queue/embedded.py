@@ -54,6 +54,9 @@ class EmbeddedBroker(Broker):
         folder.mkdir(parents=True, exist_ok=True)
         return _Ear(folder, prefetch, timeout / 1000)
 
+    def ping(self) -> None:
+        """There is no server that could be away."""
+
     def close(self) -> None:
         """Close the socket that messages leave by."""
         self._mouth.close()

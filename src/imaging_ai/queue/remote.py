@@ -59,6 +59,13 @@ class RemoteBroker(RedisBroker):
         except redis.RedisError as error:
             raise BrokerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
 
+    def ping(self) -> None:
+        """Raise `BrokerUnavailable` unless Redis answers."""
+        try:
+            self.client.ping()
+        except redis.RedisError as error:
+            raise BrokerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
     def close(self) -> None:
         """Close the connections to Redis."""
         self.client.close()

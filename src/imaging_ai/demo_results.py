@@ -1,0 +1,125 @@
+"""What the demo shows of a job's results: the objects as files, the report's numbers, and a picture.
+
+Everything is read from the SEG and the SR themselves, as any other system would.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from imaging_ai.core.instance import StoredInstance
+from imaging_ai.core.volume import Volume
+from imaging_ai.explain.overlay import three_planes
+from imaging_ai.infer.volume import read_volume
+
+__all__ = ["Outcome", "save", "segment_masks"]
+
+_KINDS = {"SEG": "SEG", "SR": "SR", "PR": "PR", "KO": "KO"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one job left: (kind, series description, path), the measurements as sentences, the largest volume (ml)."""
+
+    files: tuple[tuple[str, str, Path], ...]
+    sentences: tuple[str, ...]
+    largest_volume_ml: float | None
+    preview: Path | None
+
+
+def save(folder: Path, objects: Sequence[tuple[StoredInstance, bytes]], source: Sequence[bytes]) -> Outcome:
+    """Write the objects of a job, and a picture of its segments over the source series, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files, sentences, volumes = [], [], []
+    preview: Path | None = None
+    for instance, data in objects:
+        ds = pydicom.dcmread(io.BytesIO(data))
+        kind = _KINDS.get(ds.Modality, ds.Modality)
+        path = folder / f"{kind.lower()}-{instance.sop_instance_uid[-12:]}.dcm"
+        path.write_bytes(data)
+        files.append((kind, str(ds.SeriesDescription), path))
+        if kind == "SR":
+            for label, rows in measurements(ds):
+                sentences.append(f"{label}: " + ", ".join(f"{name} {value:.4g} {unit}" for name, value, unit in rows))
+                volumes += [_millilitres(value, unit) for name, value, unit in rows if name == "Volume"]
+        if kind == "SEG":
+            preview = folder / "preview.png"
+            volume = read_volume(source)
+            three_planes(volume, list(segment_masks(ds, volume))).save(preview)
+    return Outcome(tuple(files), tuple(sentences), max(volumes, default=None), preview)
+
+
+def segment_masks(ds: Dataset, volume: Volume) -> Iterator[tuple[str, NDArray[np.bool_], tuple[int, int, int]]]:
+    """Yield label, mask on the grid of `volume` and display colour of each segment of a SEG made from it."""
+    planes = {(source.sop_instance_uid, source.frame_number): at for at, source in enumerate(volume.sources)}
+    frames = np.atleast_3d(ds.pixel_array).reshape(-1, ds.Rows, ds.Columns)
+    masks = {item.SegmentNumber: np.zeros(volume.grid.shape, bool) for item in ds.SegmentSequence}
+    for frame, groups in zip(frames, ds.PerFrameFunctionalGroupsSequence, strict=True):
+        image = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        at = planes[image.ReferencedSOPInstanceUID, int(image.get("ReferencedFrameNumber", 1))]
+        masks[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber][at] = frame > 0
+    for item in ds.SegmentSequence:
+        yield str(item.SegmentLabel), masks[item.SegmentNumber], _rgb(item)
+
+
+def measurements(ds: Dataset) -> Iterator[tuple[str, list[tuple[str, float, str]]]]:
+    """Yield the tracking identifier and the (name, value, unit) rows of each measurement group (TID 1411, 1501)."""
+    for item in _walk(ds):
+        if _code(item) != "125007":  # Measurement Group
+            continue
+        content = item.ContentSequence
+        label = next((str(one.TextValue) for one in content if _code(one) == "112039"), "finding")
+        rows = []
+        for one in content:
+            if one.ValueType == "NUM" and one.get("MeasuredValueSequence"):
+                measured = one.MeasuredValueSequence[0]
+                unit = measured.MeasurementUnitsCodeSequence[0].CodeValue
+                rows.append((_name(one), float(measured.NumericValue), str(unit)))
+        yield label, rows
+
+
+def _walk(item: Dataset) -> Iterator[Dataset]:
+    for one in item.get("ContentSequence", ()):
+        yield one
+        yield from _walk(one)
+
+
+def _code(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].CodeValue) if names else ""
+
+
+def _name(item: Dataset) -> str:
+    """The quantity, with its derivation (mean, maximum …) where it has one."""
+    meaning = str(item.ConceptNameCodeSequence[0].CodeMeaning)
+    for modifier in item.get("ContentSequence", ()):
+        if _code(modifier) == "121401":  # Derivation
+            return f"{meaning} {modifier.ConceptCodeSequence[0].CodeMeaning}".strip()
+    return meaning
+
+
+def _millilitres(value: float, unit: str) -> float:
+    return value / 1000 if unit == "mm3" else value
+
+
+def _rgb(segment: Dataset) -> tuple[int, int, int]:
+    """The display colour: CIELab as DICOM scales it (PS3.3 C.10.7.1.1) to sRGB (IEC 61966-2-1)."""
+    lab = segment.get("RecommendedDisplayCIELabValue")
+    if lab is None:
+        return 255, 59, 48
+    lightness, a, b = lab[0] / 655.35, lab[1] / 257 - 128, lab[2] / 257 - 128
+    y = (lightness + 16) / 116
+    xyz = np.array([y + a / 500, y, y - b / 200])
+    xyz = np.where(xyz > 6 / 29, xyz**3, 3 * (6 / 29) ** 2 * (xyz - 4 / 29)) * (0.95047, 1.0, 1.08883)
+    to_rgb = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    linear = np.clip(to_rgb @ xyz, 0, 1)
+    red, green, blue = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return round(255 * red), round(255 * green), round(255 * blue)

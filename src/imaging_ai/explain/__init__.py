@@ -1,0 +1,1 @@
+"""Making results visible and understandable."""

@@ -1,0 +1,113 @@
+"""A model on a folder, without a server: DICOM files in, DICOM results out (`imaging-ai run`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+
+from imaging_ai.catalog import ModelEntry
+from imaging_ai.core.finding import Finding
+from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.job import Stage
+from imaging_ai.encode import EncodedObject
+from imaging_ai.errors import SeriesRefused
+from imaging_ai.infer.bundle import LoadedModel
+from imaging_ai.pipeline import analyse
+
+__all__ = ["Written", "run_folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one run wrote: its findings, and each object with its path."""
+
+    findings: tuple[Finding, ...]
+    objects: tuple[tuple[EncodedObject, Path], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    files: tuple[Path, ...]
+    attributes: Mapping[str, str]
+
+
+def run_folder(
+    source: Path, target: Path, model: LoadedModel, report: Callable[[int, Stage], None], *, created_at: float
+) -> Iterator[Written]:
+    """Run `model` on every series below `source` that it accepts and write its objects into `target`.
+
+    The same series and model give objects with the same UIDs, so a run that is repeated replaces its files.
+
+    Raises
+    ------
+    SeriesRefused
+        If the model accepts none of the series.
+    """
+    series = _read(source)
+    runs = list(_choose(series, model.entry))
+    if not runs:
+        raise SeriesRefused("no-series", _why_none(series, model.entry))
+    target.mkdir(parents=True, exist_ok=True)
+    for channels in runs:
+        job_uid = derive_uid("run", model.entry.digest, *(uid for uid, _ in channels.values()))
+        files = {name: [path.read_bytes() for path in one.files] for name, (_, one) in channels.items()}
+        analysis = analyse(files, model, report, job_uid=job_uid, created_at=created_at)
+        written = []
+        for one in analysis.objects:
+            path = target / f"{one.kind.lower()}-{one.sop_instance_uid[-12:]}.dcm"
+            path.write_bytes(one.data)
+            written.append((one, path))
+        yield Written(analysis.findings, tuple(written))
+
+
+def _read(folder: Path) -> dict[str, _Series]:
+    files: dict[str, list[Path]] = defaultdict(list)
+    first: dict[str, Dataset] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            ds = dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError):
+            continue
+        if uid := str(ds.get("SeriesInstanceUID", "")):
+            files[uid].append(path)
+            first.setdefault(uid, ds)
+    return {uid: _Series(tuple(paths), _attributes(first[uid])) for uid, paths in files.items()}
+
+
+def _attributes(ds: Dataset) -> dict[str, str]:
+    return {
+        element.keyword: "\\".join(map(str, value)) if isinstance(value := element.value, MultiValue) else str(value)
+        for element in ds
+        if element.keyword and element.VR != "SQ"
+    }
+
+
+def _choose(series: Mapping[str, _Series], entry: ModelEntry) -> Iterator[dict[str, tuple[str, _Series]]]:
+    accepted = {uid: one for uid, one in series.items() if not entry.accepts.mismatches(one.attributes, len(one.files))}
+    if not entry.inputs:
+        yield from ({"image": (uid, one)} for uid, one in accepted.items())
+        return
+    channels: dict[str, tuple[str, _Series]] = {}
+    for name, conditions in entry.inputs.items():
+        for uid, one in accepted.items():
+            free = all(uid != taken for taken, _ in channels.values())
+            if free and name not in channels and not conditions.mismatches(one.attributes, len(one.files)):
+                channels[name] = uid, one
+    if len(channels) == len(entry.inputs):
+        yield channels
+
+
+def _why_none(series: Mapping[str, _Series], entry: ModelEntry) -> str:
+    if not series:
+        return "there are no DICOM files in the folder"
+    told: Sequence[str] = [
+        f"{uid}: {'; '.join(entry.accepts.mismatches(one.attributes, len(one.files))) or 'no series for some input'}"
+        for uid, one in series.items()
+    ]
+    return f"{entry.name} accepts none of the {len(series)} series: " + " | ".join(told[:10])

@@ -1,0 +1,346 @@
+"""The composition root: builds each role from the settings. Nothing else chooses an implementation.
+
+The front doors (`make_receiver`, `serve_web`) and the worker import no model library; only `make_pipeline`, which a
+runner calls in a process of its own, and `run_folder` do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.blobs import BlobStore, open_store
+from imaging_ai.catalog import Catalog, ModelEntry
+from imaging_ai.config import Settings
+from imaging_ai.core.job import Job
+from imaging_ai.db import migrate
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.queue.broker import ROUTE, Doorbell, make_broker
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.route.completeness import QuietTimes, next_due, released
+from imaging_ai.route.router import Router
+from imaging_ai.route.rules import Rule, parse_rules
+from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.send.destinations import Destination
+from imaging_ai.supervisor import Role, Supervisor
+
+if TYPE_CHECKING:
+    from litestar import Litestar
+
+    from imaging_ai.doctor import Finding
+    from imaging_ai.infer.bundle import LoadedModel
+    from imaging_ai.pipeline import Pipeline
+    from imaging_ai.receive.policy import IPNetwork
+    from imaging_ai.receive.scp import StorageScp
+    from imaging_ai.worker.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for what dead processes left in the storage.
+_RECOVER_EVERY = 60.0
+
+# -- the parts
+
+
+def make_database(settings: Settings) -> Database:
+    """Open the database of the settings."""
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database_url)
+
+
+def make_current_database(settings: Settings) -> Database:
+    """Open the database, and refuse one of another schema. A new SQLite file gets its tables here."""
+    database = make_database(settings)
+    if database.is_sqlite:
+        migrate.upgrade(database)
+    migrate.check_current(database)
+    return database
+
+
+def make_store(settings: Settings) -> BlobStore:
+    """Open the object storage of the settings."""
+    return open_store(
+        settings.storage_url,
+        sync=settings.dicom.ack == "synced",
+        min_free_bytes=settings.storage.min_free_mb << 20,
+    )
+
+
+def make_archive(settings: Settings, database: Database | None = None) -> Archive:
+    """Put the archive together."""
+    return Archive(
+        database or make_current_database(settings),
+        make_store(settings),
+        conflict=settings.storage.on_conflict,
+        silence=settings.routing.silence_seconds,
+    )
+
+
+def make_catalog(settings: Settings) -> Catalog:
+    """List the models in the folders of the settings."""
+    return Catalog(settings.model_folders)
+
+
+def make_destinations(settings: Settings) -> dict[str, Destination]:
+    """Read `[[destinations]]`, by name."""
+    destinations: dict[str, Destination] = {}
+    for number, table in enumerate(settings.destinations, 1):
+        where = f"{settings.source}: destinations[{number}]"
+        one = Destination.parse(table, where, calling_ae_title=settings.dicom.ae_title)
+        if one.name in destinations:
+            raise ConfigError(f"{where}: two destinations are called {one.name!r}; give each its own name")
+        destinations[one.name] = one
+    return destinations
+
+
+def make_rules(settings: Settings) -> tuple[Rule, ...]:
+    """Read `[[rules]]`, and hold the names in them against models and destinations."""
+    return parse_rules(
+        settings.rules,
+        settings.source or "settings",
+        models=make_catalog(settings).names(),
+        destinations=tuple(make_destinations(settings)),
+    )
+
+
+def make_ledger(settings: Settings, database: Database | None = None) -> Ledger:
+    """Open the ledger of jobs."""
+    return Ledger(database or make_current_database(settings), max_attempts=settings.worker.max_attempts)
+
+
+def make_deliveries(settings: Settings, database: Database | None = None) -> Deliveries:
+    """Open the ledger of deliveries."""
+    return Deliveries(database or make_current_database(settings))
+
+
+def make_doorbell(settings: Settings) -> Doorbell:
+    """Open the way to wake workers."""
+    return Doorbell(make_broker(settings.broker.url, settings.run_path))
+
+
+def find_destination(settings: Settings, name: str) -> Destination:
+    """Return the destination `name`, or the one written as AETITLE@HOST:PORT."""
+    known = make_destinations(settings)
+    if name in known:
+        return known[name]
+    title, at, address = name.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and port.isdigit()):
+        raise NotFound(f"no destination {name!r}; known: {', '.join(known) or 'none'}; or give AETITLE@HOST:PORT")
+    table = {"name": title, "ae_title": title, "host": host, "port": int(port)}
+    return Destination.parse(table, name, calling_ae_title=settings.dicom.ae_title)
+
+
+# -- the roles
+
+
+def make_supervisor(settings: Settings) -> Supervisor:
+    """Plan the roles of `imaging-ai serve`; the database is brought up to date first."""
+    make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
+    migrate.upgrade(make_database(settings))
+    front = ("--config", settings.source) if settings.source else ()
+    roles = [Role(f"receive-{n}", (*front, "receive")) for n in range(1, settings.dicom.processes + 1)]
+    roles += [Role(name, (*front, name)) for name in ("describe", "web", "work")]
+    return Supervisor(roles, grace_seconds=settings.worker.grace_seconds + 10)
+
+
+def make_receiver(settings: Settings) -> StorageScp:
+    """Build the Storage SCP: what it keeps wakes the router when the sender says goodbye."""
+    from imaging_ai.receive.policy import AssociationPolicy
+    from imaging_ai.receive.scp import StorageScp
+
+    database = make_current_database(settings)
+    archive = make_archive(settings, database)
+    archive.recover()
+    bell = make_doorbell(settings)
+    timing = QuietTimes(settings.routing.quiet_seconds, settings.routing.silence_seconds)
+
+    def on_released(series_ids: frozenset[int], graceful: bool) -> None:
+        released(database, series_ids, graceful=graceful, timing=timing)
+        bell.ring(ROUTE)
+
+    dicom = settings.dicom
+    policy = AssociationPolicy(
+        ae_title=dicom.ae_title,
+        check_called_ae_title=dicom.check_called_ae_title,
+        calling_ae_titles=frozenset(dicom.calling_ae_titles),
+        networks=_networks(settings),
+        unknown_sop_classes=dicom.accept_unknown_sop_classes,
+        max_associations=dicom.max_associations,
+        max_object_bytes=dicom.max_object_mb << 20,
+        idle_seconds=dicom.idle_timeout,
+        artim_seconds=dicom.artim_timeout,
+        data_path=dicom.data_path,
+    )
+    shared = dicom.share_port or dicom.processes > 1
+    return StorageScp(archive, policy, on_released, host=dicom.host, port=dicom.port, share_port=shared)
+
+
+def _networks(settings: Settings) -> tuple[IPNetwork, ...]:
+    try:
+        return tuple(ip_network(address) for address in settings.dicom.addresses)
+    except ValueError as error:
+        raise ConfigError(f"{settings.source}: dicom.addresses: {error}; give addresses or networks") from None
+
+
+def run_describer(settings: Settings, stop: threading.Event) -> None:
+    """Make the documents of received instances, at low priority, until `stop`."""
+    from imaging_ai.archive.describer import Describer
+
+    os.nice(10)
+    Describer(make_current_database(settings), make_store(settings)).run(stop, threading.Event())
+
+
+def serve_web(settings: Settings) -> None:
+    """Serve HTTP until SIGTERM."""
+    from imaging_ai.serve.server import serve_http
+
+    make_current_database(settings).dispose()
+    http = settings.http
+    serve_http(partial(make_web_app, settings), http.host, http.port, processes=http.processes)
+
+
+def make_web_app(settings: Settings) -> Litestar:
+    """Build the HTTP application."""
+    from imaging_ai.serve.app import make_app
+    from imaging_ai.serve.health import disk_check, storage_check
+
+    database = make_current_database(settings)
+    broker = make_broker(settings.broker.url, settings.run_path)
+    checks: dict[str, Callable[[], object]] = {
+        "storage": storage_check(make_store(settings)),
+        "broker": broker.ping,
+        "disk": disk_check(settings.data_path, settings.storage.min_free_mb),
+    }
+    return make_app(database, make_ledger(settings, database), checks=checks)
+
+
+def make_worker(settings: Settings) -> Worker:
+    """Build the worker: it routes, delivers, and has a runner run the jobs."""
+    from imaging_ai.queue.presence import Presence
+    from imaging_ai.send.deliverer import Deliverer
+    from imaging_ai.worker.inference import Limits
+    from imaging_ai.worker.messages import PipelineSpec
+    from imaging_ai.worker.worker import Tasks, Worker, WorkerOptions
+
+    database = make_current_database(settings)
+    archive = make_archive(settings, database)
+    ledger, catalog, deliveries = (
+        make_ledger(settings, database),
+        make_catalog(settings),
+        make_deliveries(settings, database),
+    )
+    router = Router(database, archive, ledger, catalog, make_rules(settings))
+    presence = Presence(settings.run_path)
+    deliverer = Deliverer(deliveries, archive, make_destinations(settings).values(), owner=presence.owner)
+
+    def next_settle() -> float | None:
+        with database.read() as session:
+            return next_due(session)
+
+    options = settings.worker
+    return Worker(
+        ledger,
+        make_broker(settings.broker.url, settings.run_path),
+        presence,
+        Tasks(
+            pipeline=PipelineSpec("imaging_ai.wiring:make_pipeline", settings),
+            route_due=router.route_due,
+            next_settle=next_settle,
+            deliver_next=deliverer.deliver_next,
+            on_sweep=_upkeep(archive, deliveries),
+        ),
+        WorkerOptions(
+            queues=options.queues,
+            slots=options.slots,
+            warm_up=options.warm_up,
+            lease_seconds=options.lease_seconds,
+            grace_seconds=options.grace_seconds,
+            limits=Limits(partial(_time_limit, catalog, options.time_limit), options.memory_limit_mb << 20),
+        ),
+    )
+
+
+def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
+    """A job may take as long as its model says, and never longer than the worker allows."""
+    try:
+        return min(catalog.get(job.model).time_limit, longest)
+    except (NotFound, ConfigError):
+        return longest
+
+
+def _upkeep(archive: Archive, deliveries: Deliveries) -> Callable[[], None]:
+    """What a sweep looks after beside jobs: deliveries of lost workers, and files of dead processes."""
+    recovered_at = -_RECOVER_EVERY
+
+    def upkeep() -> None:
+        nonlocal recovered_at
+        deliveries.sweep()
+        if time.monotonic() - recovered_at >= _RECOVER_EVERY:
+            recovered_at = time.monotonic()
+            archive.recover()
+
+    return upkeep
+
+
+def make_pipeline(settings: Settings) -> Pipeline:
+    """Build the pipeline, in a runner's process; this is where the model libraries are imported."""
+    from imaging_ai import logs
+    from imaging_ai.infer.device import choose_device
+    from imaging_ai.infer.registry import Registry
+    from imaging_ai.pipeline import Pipeline
+
+    logs.configure(settings.log.level, settings.log.style)
+    database = make_database(settings)
+    device = choose_device(settings.worker.device, threads=settings.worker.threads)
+    models = Registry(make_catalog(settings), device, settings.models.memory_mb << 20)
+    return Pipeline(
+        database,
+        make_archive(settings, database),
+        make_ledger(settings, database),
+        make_deliveries(settings, database),
+        models,
+    )
+
+
+# -- one-off work for the command line
+
+
+def load_model(settings: Settings, name: str) -> LoadedModel:
+    """Load a model into this process."""
+    from imaging_ai.infer.device import choose_device
+    from imaging_ai.infer.registry import Registry
+
+    device = choose_device(settings.worker.device, threads=settings.worker.threads)
+    return Registry(make_catalog(settings), device, settings.models.memory_mb << 20).get(name)
+
+
+def explain_folder(settings: Settings, folder: Path) -> str:
+    """Say which rules match the series in a folder, and why the others do not."""
+    from imaging_ai.route.explain import explain_folder as explain
+    from imaging_ai.route.explain import render
+
+    return "\n".join(render(explain(folder, make_rules(settings), make_catalog(settings))))
+
+
+def install_model(settings: Settings, source: Path, name: str | None) -> ModelEntry:
+    """Copy a bundle (a folder or a ZIP file) into the data directory's models."""
+    from imaging_ai.install import install
+
+    return install(source, settings.data_path / "models", name)
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check of `imaging-ai doctor`."""
+    from imaging_ai import doctor
+
+    return doctor.examine(settings)
