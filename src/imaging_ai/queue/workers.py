@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
@@ -11,10 +12,17 @@ from imaging_ai.db.engine import Database
 from imaging_ai.queue.presence import Presence, is_dead
 from imaging_ai.queue.rows import workers
 
-__all__ = ["Workers", "forget"]
+__all__ = ["Census", "Workers", "forget"]
 
 #: A worker that was not seen for so long is forgotten; its leases ended long before.
 _FORGET_AFTER = 3600.0
+
+
+class Census(NamedTuple):
+    """Owners known to be dead, and those whose lock shows that they live; others may be either."""
+
+    dead: list[str]
+    alive: list[str]
 
 
 class Workers:
@@ -38,8 +46,8 @@ class Workers:
         with self._database.write() as session:
             forget(session.connection(), [presence.owner])
 
-    def census(self, now: float) -> tuple[list[str], list[str]]:
-        """Return the owners known to be dead, and those whose lock shows that they live."""
+    def census(self, now: float) -> Census:
+        """Find out which workers are dead, and which live, as far as that can be seen from here."""
         with self._database.read() as session:
             rows = session.connection().execute(select(workers)).mappings().all()
         dead, alive = [], []
@@ -49,7 +57,7 @@ class Workers:
                 dead.append(row["owner"])
             elif verdict is False:
                 alive.append(row["owner"])
-        return dead, alive
+        return Census(dead, alive)
 
 
 def forget(connection: Connection, owners: Collection[str]) -> None:

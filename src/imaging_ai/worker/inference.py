@@ -133,7 +133,7 @@ class Inference:
 
     def _run(self, runner: Runner, job: Job) -> None:
         self._ring(job.queue)  # there may be more, for others
-        started = time.monotonic()
+        started, limit = time.monotonic(), self._limits.seconds(job)
         logger.info("attempt %d begins", job.attempt)
         written, written_at = (-1, Stage.QUEUE), 0.0
 
@@ -146,7 +146,7 @@ class Inference:
                 self._ledger.progress(job.id, job.attempt, percent, stage)
 
         try:
-            end = runner.run(job, report, lambda: self._check(runner, job, started))
+            end = runner.run(job, report, lambda: self._check(runner, job, started, limit))
             if self._stopping() and isinstance(end, Failure) and end.code == RUNNER_DIED:
                 end = Interrupt.RELEASED  # it was ended with the worker
             self._insist(lambda: self._settle(job, end))
@@ -155,11 +155,11 @@ class Inference:
         metrics.JOBS.labels(job.model, _outcome(end)).inc()
         metrics.JOB_SECONDS.labels(job.model).observe(time.monotonic() - started)
 
-    def _check(self, runner: Runner, job: Job, started: float) -> Failure | Interrupt | None:
+    def _check(self, runner: Runner, job: Job, started: float, limit: float) -> Failure | Interrupt | None:
         now, stage = time.monotonic(), Stage.INFER
         if now >= self._release_at:
             return Interrupt.RELEASED
-        if now - started > (limit := self._limits.seconds(job)):
+        if now - started > limit:
             return Failure(stage, "time-limit", f"the job took longer than its {limit:g} seconds", permanent=True)
         if 0 < self._limits.memory_bytes < (held := runner.resident_bytes()):
             reason = f"the process that ran the job grew to {held >> 20} MB"

@@ -42,13 +42,15 @@ class Tasks:
     """What a worker does, as callables. What is None it does not do.
 
     `route_due` routes the series that are settled and returns how many jobs it made; `next_settle` tells when the
-    next one settles. `deliver_next` sends one batch and says whether there was one. `on_sweep` is called at each sweep.
+    next one settles. `deliver_next` sends one batch and says whether there was one. At each sweep, `on_lost` is called
+    with the owner of each worker that died, and `on_sweep`, for what else needs care, in a thread of its own.
     """
 
     pipeline: PipelineSpec | None = None
     route_due: Callable[[], int] | None = None
     next_settle: Callable[[], float | None] | None = None
     deliver_next: Callable[[], bool] | None = None
+    on_lost: Callable[[str], object] | None = None
     on_sweep: Callable[[], None] | None = None
 
 
@@ -87,6 +89,7 @@ class Worker:
         self._workers = Workers(ledger.database)
         self._inference = self._make_inference()
         self._lanes = self._make_lanes()
+        self._upkeep = Lane("upkeep", self._look_after)
         self._sweeper = Sweeper(self._sweep, self._alarms(), interval=self._interval())
         self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._ended = threading.Event()
@@ -98,7 +101,7 @@ class Worker:
         with outage.tolerated():
             self._beat()
         threading.Thread(target=self._pulse, name="pulse", daemon=True).start()
-        for lane in set(self._lanes.values()):
+        for lane in self._all_lanes():
             lane.start()
         self._sweeper.start()
         ear = self._listen()
@@ -168,6 +171,9 @@ class Worker:
         ear.start()
         return ear
 
+    def _all_lanes(self) -> set[Lane]:
+        return {*self._lanes.values(), self._upkeep}
+
     # -- working
 
     def _route(self) -> bool:
@@ -179,13 +185,20 @@ class Worker:
         return False
 
     def _sweep(self) -> None:
+        if self._tasks.on_lost is not None:
+            for owner in self._workers.census(time.time()).dead:
+                self._tasks.on_lost(owner)
         self._wake(self._ledger.sweep())
-        if self._tasks.on_sweep is not None:
-            self._tasks.on_sweep()
+        self._upkeep.wake()
         if DELIVERY in self._lanes:
             self._lanes[DELIVERY].wake()
         if ROUTE in self._lanes and self._tasks.next_settle is None:
             self._lanes[ROUTE].wake()
+
+    def _look_after(self) -> bool:
+        if self._tasks.on_sweep is not None:
+            self._tasks.on_sweep()
+        return False
 
     def _wake(self, queues: list[str]) -> None:
         for each in queues:
@@ -210,13 +223,16 @@ class Worker:
         logger.info("worker %s stops", self._presence.owner)
         grace = self._options.grace_seconds
         deadline = time.monotonic() + grace
-        lanes = set(self._lanes.values())
+        lanes = self._all_lanes()
         self._sweeper.stop()
         for lane in lanes:
             lane.stop()
         if self._inference is not None:
             self._inference.stop(grace)
-        ear.stop(timeout=2000)
+        try:
+            ear.stop(timeout=2000)
+        except Exception as error:  # noqa: BLE001 - the broker's own errors, and it may be away: the ledger has the work
+            logger.warning("the broker was not told of the end: %s", type(error).__name__)
         ended = [lane.join(deadline + 5.0) for lane in lanes]
         if not all(ended):
             logger.warning("some work did not end in time; the ledger gives it to others")
