@@ -257,6 +257,7 @@ def make_worker(settings: Settings) -> Worker:
             route_due=router.route_due,
             next_settle=next_settle,
             deliver_next=deliverer.deliver_next,
+            on_lost=deliveries.release,
             on_sweep=_upkeep(archive, deliveries),
         ),
         WorkerOptions(
