@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from typing import TypeAlias
 
-__all__ = ["Item", "element", "item", "read_items", "sequence"]
+__all__ = ["Item", "element", "item", "read_elements", "read_items", "sequence"]
 
 #: An item as read: tag to raw value, or to the items of a sequence.
 Item: TypeAlias = "Mapping[int, tuple[str, bytes | list[Item]]]"
@@ -54,20 +54,17 @@ def read_items(data: bytes, start: int, end: int) -> tuple[list[Item], int]:
     """
     items: list[Item] = []
     at = start
-    try:
-        while at < end:
-            tag, length = _item_header(data, at)
-            at += 8
-            if tag == _END_OF_SEQUENCE:
-                return items, at
-            if tag != _START:
-                raise ValueError(f"not an item but {tag:08X}")
-            found, at = _read_elements(data, at, end if length == _UNDEFINED else at + length)
-            items.append(found)
-    except struct.error as error:
-        raise ValueError("the sequence ends in mid-element") from error
-    if at > end:
-        raise ValueError("an item is longer than its sequence")
+    while at < end:
+        _require_within(at + 8, len(data))
+        tag, length = _item_header(data, at)
+        at += 8
+        if tag == _END_OF_SEQUENCE:
+            return items, at
+        if tag != _START:
+            raise ValueError(f"not an item but {tag:08X}")
+        found, at = read_elements(data, at, end if length == _UNDEFINED else at + length)
+        items.append(found)
+    _require_within(at, end)
     return items, at
 
 
@@ -76,21 +73,38 @@ def _item_header(data: bytes, at: int) -> tuple[int, int]:
     return group << 16 | number, length
 
 
-def _read_elements(data: bytes, at: int, end: int) -> tuple[Item, int]:
+def read_elements(data: bytes, start: int, end: int) -> tuple[Item, int]:
+    """Read elements from `start` up to `end`, or to the item's delimiter; return them and where they ended.
+
+    Raises
+    ------
+    ValueError
+        If an element is longer than what holds it.
+    """
     elements: dict[int, tuple[str, bytes | list[Item]]] = {}
+    at = start
     while at < end:
+        _require_within(at + 8, len(data))
         group, number, code, length = _SHORT.unpack_from(data, at)
         tag, vr = group << 16 | number, code.decode("latin-1")
         if tag == _END_OF_ITEM:
             return elements, at + 8
         at += 8
         if vr in _LONG_VRS:
+            _require_within(at + 4, len(data))
             (length,) = struct.unpack_from("<I", data, at)
             at += 4
         if vr == "SQ":
             items, at = read_items(data, at, end if length == _UNDEFINED else at + length)
             elements[tag] = vr, items
         else:
+            _require_within(at + length, end)
             elements[tag] = vr, data[at : at + length]
             at += length
+    _require_within(at, min(end, len(data)))
     return elements, at
+
+
+def _require_within(at: int, end: int) -> None:
+    if at > end:
+        raise ValueError("an element is longer than what holds it")

@@ -117,6 +117,8 @@ def _valid_value(ds: Dataset, keyword: str) -> object | None:
 
 def require_valid(keyword: str, vr: str, value: object) -> None:
     """Raise ValueError when `value` is not one that the VR and the enumerated values allow (PS3.5 6.2)."""
+    if value == "":
+        return
     if keyword in _ENUMERATED and str(value) not in _ENUMERATED[keyword]:
         raise ValueError("not one of the enumerated values")
     if isinstance(value, str):

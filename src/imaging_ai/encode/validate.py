@@ -8,6 +8,7 @@ source's, and is there what viewers are known to need. It is quick, so that ever
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator, Mapping
 
 from pydicom import Dataset
@@ -22,13 +23,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from imaging_ai.core.finding import ResultKind
 from imaging_ai.core.volume import Volume
+from imaging_ai.encode.explicit import read_elements
 from imaging_ai.encode.iod import Attribute, mandatory_modules, module
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.rules import invalid, require
 from imaging_ai.encode.source import IDENTITY, patient_and_study, plain, require_valid
 from imaging_ai.encode.validate_seg import PER_FRAME_GROUPS, check_seg
 from imaging_ai.encode.validate_sr import check_ko, check_sr
-from imaging_ai.errors import ResultInvalid
 
 __all__ = ["check"]
 
@@ -62,6 +63,25 @@ _FIXED: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_PREAMBLE = 128 + 4 + 12  # and the element that says how long the File Meta Information is
+
+#: What pydicom raises over bytes that it cannot understand.
+_STUMBLES = (
+    ArithmeticError,
+    BytesLengthException,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+
+
 def check(obj: EncodedObject, volume: Volume) -> None:
     """Check an object against the standard and against its source.
 
@@ -81,17 +101,16 @@ def check(obj: EncodedObject, volume: Volume) -> None:
                 check_sr(ds, obj, volume)
             else:
                 check_ko(ds, obj)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, BytesLengthException) as error:
+    except _STUMBLES as error:
         raise invalid("the data set", f"cannot be understood ({type(error).__name__})") from error
 
 
 def _read(obj: EncodedObject) -> tuple[Dataset, int]:
     """Read the object up to what only a SEG has many of; return it, and where the reading ended."""
     stream = io.BytesIO(obj.data)
-    try:
-        ds = read_partial(stream, stop_when=_at_the_frames)
-    except (InvalidDicomError, EOFError, OSError) as error:
-        raise ResultInvalid("the object is no DICOM file") from error
+    ds = read_partial(stream, stop_when=_at_the_frames)
+    start = _PREAMBLE + int(ds.file_meta.FileMetaInformationGroupLength)
+    read_elements(obj.data, start, stream.tell())  # pydicom takes an object that ends too early
     meta = ds.file_meta
     require(obj.kind in _CLASSES, "SOPClassUID", f"no rules for a result of the kind {obj.kind}")
     require(
@@ -170,7 +189,7 @@ def _check_element(path: str, element: DataElement) -> None:
             for item in element.value:
                 _check_code(path, item)
         return
-    if path in IDENTITY:
+    if keyword in IDENTITY:
         return
     value = plain(element.value)
     for each in value if isinstance(value, list) else [value]:

@@ -1,0 +1,107 @@
+"""Findings and results to test with: a model that never was, and boxes that it found."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+
+import phantoms
+from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement, SegmentDescription
+from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.volume import Volume
+from imaging_ai.encode import EncodedObject, Predecessor, encode_results
+from imaging_ai.infer.volume import read_volume
+
+CREATED_AT = 1_700_000_000.25
+JOB_UID = derive_uid("test", "job")
+
+MODEL = Algorithm(
+    name="Lesion finder",
+    version="1.2.0",
+    manufacturer="imaging-ai tests",
+    family=Code("123109", "DCM", "Artificial Intelligence"),
+    digest="ab" * 32,
+    device_uid=derive_uid("test", "device"),
+    parameters=(("overlap", "0.5"), ("window", "96")),
+)
+LESION = SegmentDescription(
+    label="Lesion",
+    property_category=Code("49755003", "SCT", "Morphologically Abnormal Structure"),
+    property_type=Code("52988006", "SCT", "Lesion"),
+    anatomic_region=Code("10200004", "SCT", "Liver"),
+    cielab=(60.0, 50.0, -20.0),
+)
+VOLUME = Measurement(Code("118565006", "SCT", "Volume"), 12.345678901234, Code("ml", "UCUM", "milliliter"))
+MEAN = Measurement(
+    Code("112031", "DCM", "Attenuation Coefficient"),
+    -1 / 3,
+    Code("[hnsf'U]", "UCUM", "Hounsfield unit"),
+    derivation=Code("373098007", "SCT", "Mean"),
+)
+
+
+def phantom_volume(shape: tuple[int, int, int] = (8, 12, 10), **series: object) -> Volume:
+    """Read a CT phantom the way a worker would."""
+    return read_volume(phantoms.series(phantoms.ball(shape), **series))  # type: ignore[arg-type]
+
+
+def box(shape: Sequence[int], number: int, *, overlap: bool = False) -> NDArray[np.bool_]:
+    """Make a box that lies in no symmetric place; boxes of other numbers lie beside it, unless they are to overlap."""
+    mask = np.zeros(tuple(shape), np.bool_)
+    slices, rows, columns = shape
+    first = min(number, max(slices - 2, 0))
+    left = 0 if overlap else number * columns // 5
+    mask[first : first + 2 + number, rows // 4 : rows // 2 + number, left : left + max(columns // 6, 1)] = True
+    return mask
+
+
+def findings(shape: Sequence[int], found: int = 2, absent: int = 1, *, overlap: bool = False) -> list[Finding]:
+    """Make findings; those that are absent stand between the others, as a model's segments would."""
+    order = [True] * min(found, 1) + [False] * absent + [True] * max(found - 1, 0)
+    return [
+        Finding(
+            segment_number=number + 1,
+            description=LESION,
+            mask=box(shape, number, overlap=overlap) if is_found else np.zeros(tuple(shape), np.bool_),
+            tracking_identifier=f"Lesion {number + 1}",
+            tracking_uid=derive_uid("test", "tracking", str(number)),
+            measurements=(VOLUME, MEAN) if is_found else (),
+        )
+        for number, is_found in enumerate(order)
+    ]
+
+
+def predecessors(volume: Volume) -> tuple[Predecessor, Predecessor]:
+    """Name a SEG and an SR of an earlier run."""
+    study = str(volume.headers[0].StudyInstanceUID)
+    return (
+        Predecessor(study, derive_uid("old", "1"), "1.2.840.10008.5.1.4.1.1.66.4", derive_uid("old", "SEG")),
+        Predecessor(study, derive_uid("old", "2"), "1.2.840.10008.5.1.4.1.1.88.34", derive_uid("old", "SR")),
+    )
+
+
+def encode(volume: Volume, some: Sequence[Finding] | None = None, **options: object) -> dict[str, EncodedObject]:
+    """Encode with the defaults of the tests; return the objects by their kind."""
+    arguments: dict[str, object] = {"job_uid": JOB_UID, "created_at": CREATED_AT, **options}
+    some = findings(volume.grid.shape) if some is None else some
+    return {obj.kind: obj for obj in encode_results(volume, some, MODEL, **arguments)}  # type: ignore[arg-type]
+
+
+def encode_all(volume: Volume, some: Sequence[Finding] | None = None) -> dict[str, EncodedObject]:
+    """Encode every kind of object that there is."""
+    return encode(volume, some, kinds=("SEG", "SR", "KO"), supersedes=predecessors(volume))
+
+
+def read(obj: EncodedObject) -> Dataset:
+    """Read an object back."""
+    return dcmread(io.BytesIO(obj.data))
+
+
+def read_files(paths: Iterable[Path]) -> Volume:
+    """Read a real series from its files."""
+    return read_volume(path.read_bytes() for path in sorted(paths))
