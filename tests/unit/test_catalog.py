@@ -133,7 +133,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "segment 1 (Lesion) has no property_category, property_type, color" in missing
     assert "no weights" in missing
     assert "no [accepts]" in missing
-    assert read_model(bundle(tmp_path / "n")).missing() == ("segment 3 (Bladder) has no property_category, property_type",)
+    assert read_model(bundle(tmp_path / "n")).missing() == (
+        "segment 3 (Bladder) has no property_category, property_type",
+    )
 
 
 def test_the_digest_is_of_every_byte_and_name(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import SliceInferer
 from monai.utils.module import OptionalImportError
 from numpy.typing import NDArray
 
@@ -45,12 +46,13 @@ class LoadedModel:
         self.device = device
         self.notes = config.notes
         self._image_keys = config.image_keys
-        self._planar = config.planar
         self._before = parser.get_parsed_content("preprocessing")
         self._after = parser.get_parsed_content("postprocessing")
         self.network: torch.nn.Module = _network(parser, Path(parser.get_parsed_content("weights")), entry, device)
         self.peak_bytes = 0
-        self._windows = Windows(parser.get_parsed_content("inferer"), entry.run.window_batch)
+        inferer = parser.get_parsed_content("inferer")
+        self._windows = Windows(inferer, entry.run.window_batch)
+        self._planar = _is_planar(self.network) and not isinstance(inferer, SliceInferer)
 
     @property
     def nbytes(self) -> int:
@@ -145,16 +147,23 @@ class LoadedModel:
         if self.entry.run.channels_last and inputs.ndim == 5:
             inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         answer = self._windows(inputs, self.network, lambda part: progress(0.1 + 0.7 * part))[0].float()
-        self._check(answer)
+        self._check(answer, inputs)
         meta = image.meta if isinstance(image, MetaTensor) else source.meta
         data["pred"] = MetaTensor(answer, meta=copy.deepcopy(meta), applied_operations=[])
         labels = labels_on(self._after(data)["pred"], source)
         progress(1.0)
         return labels
 
-    def _check(self, answer: torch.Tensor) -> None:
+    def _check(self, answer: torch.Tensor, inputs: torch.Tensor) -> None:
         if not bool(torch.isfinite(answer).all()):
             raise ModelFailed(f"{self.entry.name} answered values that are not numbers")
+        if answer.ndim < 3:
+            raise ModelFailed(f"{self.entry.name} answers no image; models that classify are not supported yet")
+        if answer.shape[1:] != inputs.shape[2:]:
+            raise ModelFailed(
+                f"{self.entry.name} answered the shape {tuple(answer.shape[1:])} to {tuple(inputs.shape[2:])}: "
+                "an answer must lie on the grid of what the network was given"
+            )
         largest = max(self.entry.segment_values, default=0)
         if 1 < len(answer) <= largest:
             raise ModelFailed(f"{self.entry.name} answered {len(answer)} channels, but its segments need {largest + 1}")
@@ -249,6 +258,12 @@ def _network(parser: ConfigParser, weights: Path, entry: ModelEntry, device: tor
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return network
+
+
+def _is_planar(network: torch.nn.Module) -> bool:
+    """Say whether a network reads flat images."""
+    kinds = {type(layer) for layer in network.modules()}
+    return torch.nn.Conv2d in kinds and torch.nn.Conv3d not in kinds
 
 
 def _state(weights: Path, entry: ModelEntry) -> dict[str, torch.Tensor]:

@@ -191,7 +191,8 @@ def _is_known(path: list[str]) -> bool:
     if root is math or isinstance(found, torch.dtype):
         return True
     if root is torch:
-        return name in _TORCH or (name.startswith("nn.") and not isinstance(found, ModuleType))
+        is_layer = name.startswith("nn.") and str(getattr(found, "__module__", "")).startswith("torch")
+        return is_layer or name in _TORCH
     if root is np:
         return (
             name in _NUMPY or isinstance(found, np.ufunc) or (isinstance(found, type) and issubclass(found, np.generic))

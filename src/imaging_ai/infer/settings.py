@@ -40,7 +40,6 @@ class InferenceConfig:
     content: dict[str, Any]
     image_keys: tuple[str, ...]
     weights: str
-    planar: bool
     notes: tuple[str, ...]
 
 
@@ -67,13 +66,10 @@ def read_config(file: Path, bundle: Path, device: str, allowed: Allowed) -> Infe
     allowed.check(content, file.name)
     notes: list[str] = []
     _drop_removed_arguments(content, allowed, notes)
-    inferer = content["inferer"].get("_target_", "") if isinstance(content["inferer"], dict) else ""
-    dimensions = content["network_def"].get("spatial_dims", 3) if isinstance(content["network_def"], dict) else 3
     return InferenceConfig(
         content=content,
         image_keys=image_keys,
         weights="weights",
-        planar=dimensions == 2 and not inferer.endswith("SliceInferer"),
         notes=tuple(notes),
     )
 

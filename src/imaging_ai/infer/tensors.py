@@ -70,8 +70,6 @@ def labels_on(
     ModelFailed
         If it is on another grid, or its values are no labels.
     """
-    if prediction.ndim < 3:
-        raise ModelFailed("the answer is no image; models that classify are not supported yet")
     spatial = tuple(source.shape[: prediction.ndim - 1])
     if isinstance(prediction, MetaTensor) and prediction.ndim == 4:
         there = _same_grid(prediction.affine, prediction.shape[1:], source.affine, spatial)

@@ -1,0 +1,152 @@
+"""Bundles of the MONAI Model Zoo run as they stand on real series, with random weights: what they say is noise, but it
+must lie on the grid of the source, in the labels that the bundle knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.config_parser import ConfigParser
+from numpy.typing import NDArray
+
+import phantoms
+from imaging_ai.catalog import ModelEntry, read_model
+from imaging_ai.core.volume import Volume
+from imaging_ai.errors import BundleInvalid, ModelFailed
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.expressions import GLOBALS, Allowed
+from imaging_ai.infer.segment import find
+from imaging_ai.infer.settings import read_config
+from imaging_ai.infer.volume import read_volume
+
+ZooBundle = Callable[[str], ModelEntry]
+
+
+@pytest.fixture
+def zoo_bundle(real_data: Path, tmp_path: Path) -> ZooBundle:
+    """Copy a bundle of the zoo and give it the weights that its network begins with."""
+
+    def make(name: str) -> ModelEntry:
+        folder = Path(shutil.copytree(real_data / "zoo" / name, tmp_path / name))
+        config = read_config(folder / "configs" / "inference.json", folder, "cpu", Allowed(ComponentLocator()))
+        parser = ConfigParser(config.content, globals=GLOBALS)
+        torch.manual_seed(1)
+        (folder / "models").mkdir()
+        torch.save(parser.get_parsed_content("network_def").state_dict(), parser.get_parsed_content("weights"))
+        return read_model(folder)
+
+    return make
+
+
+def read_folder(folder: Path) -> Volume:
+    """Read a series as the command line does: all instances of a folder that have a series."""
+    files = (file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+    return read_volume([data for data in files if data[128:132] == b"DICM" and b"DIRECTORY" not in data[:2000]])
+
+
+def labels(prediction: NDArray[np.generic]) -> set[int]:
+    return {int(value) for value in np.unique(prediction)}
+
+
+def test_the_spleen_bundle_reads_a_ct(real_data: Path, zoo_bundle: ZooBundle) -> None:
+    volume = read_folder(real_data / "ct-abdomen-3mm" / "dicom")
+    small = dataclasses.replace(
+        volume,
+        voxels=volume.voxels[:32].copy(),
+        grid=dataclasses.replace(volume.grid, slices=32),
+        sources=volume.sources[:32],
+    )
+    model = load_bundle(zoo_bundle("spleen_ct_segmentation"))
+    answer = model.predict(small)
+    assert answer.shape == small.grid.shape
+    assert labels(answer) <= {0, 1}
+    [finding] = find(answer, small, model.entry, "1.2.3")
+    assert finding.tracking_identifier == "spleen"
+
+
+@pytest.mark.slow
+def test_the_spleen_bundle_reads_a_tilted_ct(real_data: Path, zoo_bundle: ZooBundle) -> None:
+    volume = read_folder(real_data / "ct-gantry-tilt")
+    row, column, step = volume.grid.affine[:3, :3].T
+    assert abs(np.cross(row, column) @ step) < 0.96 * np.prod(volume.grid.spacing), "the stack is sheared"
+    answer = load_bundle(zoo_bundle("spleen_ct_segmentation")).predict(volume)
+    assert answer.shape == volume.grid.shape
+    assert labels(answer) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_the_prostate_bundle_reads_an_mr(zoo_bundle: ZooBundle) -> None:
+    image = phantoms.ball((10, 60, 60), radius=10, spacing=(3, 0.5, 0.5))
+    volume = read_volume(phantoms.series(image, modality="MR", spacing=(3.0, 0.5, 0.5)))
+    answer = load_bundle(zoo_bundle("prostate_mri_anatomy")).predict(volume)
+    assert answer.shape == volume.grid.shape
+    assert labels(answer) <= {0, 1, 2}
+
+
+@pytest.mark.slow
+def test_the_transformer_bundle_loses_an_argument_that_monai_has_removed(zoo_bundle: ZooBundle) -> None:
+    volume = read_volume(phantoms.series(phantoms.ball((12, 48, 48), radius=20), spacing=(3.0, 1.5, 1.5)))
+    model = load_bundle(zoo_bundle("swin_unetr_btcv_segmentation"))
+    assert model.notes == ("SwinUNETR no longer takes img_size: dropped",)
+    answer = model.predict(volume)
+    assert answer.shape == volume.grid.shape
+    assert labels(answer) <= set(range(14))
+
+
+@pytest.mark.slow
+def test_the_whole_body_bundle_answers_104_labels(zoo_bundle: ZooBundle) -> None:
+    volume = read_volume(phantoms.series(phantoms.ball((12, 48, 48), radius=20), spacing=(3.0, 1.5, 1.5)))
+    model = load_bundle(zoo_bundle("wholeBody_ct_segmentation"))
+    answer = model.predict(volume)
+    assert answer.shape == volume.grid.shape
+    assert len(find(answer, volume, model.entry, "1.2.3")) == 104
+
+
+@pytest.mark.slow
+def test_the_endoscopy_bundle_reads_color_slices(zoo_bundle: ZooBundle) -> None:
+    datasets = phantoms.series(np.zeros((2, 120, 160), np.float32), modality="MR")
+    rgb = np.random.default_rng(1).integers(0, 256, (2, 120, 160, 3), dtype=np.uint8)
+    for ds, plane in zip(datasets, rgb, strict=True):
+        ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration = "RGB", 3, 0
+        ds.BitsAllocated = ds.BitsStored = 8
+        ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, plane.tobytes()
+    answer = load_bundle(zoo_bundle("endoscopic_tool_segmentation")).predict(read_volume(datasets))
+    assert answer.shape == (2, 120, 160)
+    assert labels(answer) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_a_classification_bundle_is_refused_by_what_it_is(zoo_bundle: ZooBundle) -> None:
+    volume = read_volume(phantoms.series(phantoms.ball((2, 64, 64), radius=20)))
+    volume = dataclasses.replace(volume, voxels=np.repeat(volume.voxels[..., None], 3, axis=-1))
+    with pytest.raises(ModelFailed, match="models that classify are not supported yet"):
+        load_bundle(zoo_bundle("endoscopic_inbody_classification")).predict(volume)
+
+
+def test_a_bundle_without_weights_is_refused(real_data: Path) -> None:
+    with pytest.raises(BundleInvalid, match=r"model\.pt is missing"):
+        load_bundle(read_model(real_data / "zoo" / "spleen_ct_segmentation"))
+
+
+@pytest.mark.parametrize("folder", ["ct-abdomen-3mm/dicom", "ct-abdomen-slab/dicom", "ct-gantry-tilt", "mr-head-t1"])
+def test_real_series_are_volumes_that_keep_their_geometry(real_data: Path, folder: str) -> None:
+    volume = read_folder(real_data / folder)
+    assert not volume.notes
+    positions = np.array([header.ImagePositionPatient for header in volume.headers], dtype=float)
+    indices = np.array([(k, 0, 0) for k in range(volume.grid.slices)], dtype=float)
+    assert np.abs(volume.grid.to_patient(indices) - positions).max() < 0.02
+    assert np.isfinite(volume.voxels).all()
+
+
+def test_every_pet_of_the_training_set_is_suv(real_data: Path) -> None:
+    folders = sorted((real_data / "sts").glob("STS_*/PET/image"))[:6]
+    for folder in folders:
+        volume = read_folder(folder)
+        assert volume.unit is not None and volume.unit.value == "g/ml{SUVbw}"
+        assert 0 <= volume.voxels.min() and 2 < volume.voxels.max() < 200
