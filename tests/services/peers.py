@@ -85,10 +85,11 @@ class RecordingPeer:
         ae_title: str = "PEER",
         require_called: bool = False,
         require_calling: tuple[str, ...] = (),
+        port: int | None = None,
     ) -> None:
         self.received: list[tuple[str, str, bytes]] = []
         self.associations = 0
-        self.port = free_port()
+        self.port = port or free_port()
         self._answer, self._delay, self._requests = answer, delay, 0
         ae = AE(ae_title=ae_title)
         for sop_class_uid in sop_classes:
