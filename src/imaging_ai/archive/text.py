@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydicom.charset import convert_encodings, decode_bytes, python_encoding
+import re
+from functools import lru_cache
+
+from pydicom.charset import CODES_TO_ENCODINGS, convert_encodings, decode_bytes, default_encoding, python_encoding
 
 __all__ = ["Decoder"]
 
@@ -36,7 +39,20 @@ class Decoder:
                 return value.decode("latin-1")
         delimiters = _NAME_DELIMITERS if person_name else _TEXT_DELIMITERS
         encodings = convert_encodings(list(self._terms))
+        if not _knows_escapes(value, tuple(encodings)):
+            return value.decode(encodings[0], "replace")
         try:
             return decode_bytes(value, encodings, delimiters)
         except (LookupError, UnicodeError):
             return value.decode(encodings[0], "replace")
+
+
+def _knows_escapes(value: bytes, encodings: tuple[str, ...]) -> bool:
+    """Say whether the character set declares every escape sequence in `value`; pydicom warns of each other one."""
+    return _undeclared_escape(encodings).search(value) is None
+
+
+@lru_cache(maxsize=64)
+def _undeclared_escape(encodings: tuple[str, ...]) -> re.Pattern[bytes]:
+    declared = [code for code, name in CODES_TO_ENCODINGS.items() if name in encodings or name == default_encoding]
+    return re.compile(b"\x1b(?!%b)" % b"|".join(re.escape(code[1:]) for code in declared))

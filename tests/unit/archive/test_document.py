@@ -192,6 +192,14 @@ def test_text_of_every_character_set_becomes_utf8_with_its_name_groups(
     assert found["00080005"]["Value"] == ["ISO_IR 192"]
 
 
+def test_escape_sequences_that_were_not_declared_cost_no_time_and_no_warnings() -> None:
+    value = b"\x1bX" * 20_000
+    body = element(0x00080005, "CS", b"ISO 2022 IR 6\\ISO 2022 IR 87") + element(0x00091001, "UT", value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parsed(document_of(raw_file(body)))["00091001"]["Value"] == [value.decode()]
+
+
 def test_text_without_a_declared_set_that_is_not_ascii_gets_the_character_set_it_now_has() -> None:
     found = parsed(document_of(raw_file(element(0x00081030, "LO", b"Sch\xe4del "))))
     assert found == {
