@@ -109,13 +109,12 @@ def _read(obj: EncodedObject) -> tuple[Dataset, int]:
     """Read the object up to what only a SEG has many of; return it, and where the reading ended."""
     stream = io.BytesIO(obj.data)
     ds = read_partial(stream, stop_when=_at_the_frames)
-    start = _PREAMBLE + int(ds.file_meta.FileMetaInformationGroupLength)
-    read_elements(obj.data, start, stream.tell())  # pydicom takes an object that ends too early
     meta = ds.file_meta
+    explicit = meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian
+    require(explicit, "TransferSyntaxUID", "not Explicit VR Little Endian")
+    start = _PREAMBLE + int(meta.FileMetaInformationGroupLength)
+    read_elements(obj.data, start, stream.tell())  # pydicom takes an object that ends too early
     require(obj.kind in _CLASSES, "SOPClassUID", f"no rules for a result of the kind {obj.kind}")
-    require(
-        meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian, "TransferSyntaxUID", "not Explicit VR Little Endian"
-    )
     for keyword, told in (("SOPClassUID", obj.sop_class_uid), ("SOPInstanceUID", obj.sop_instance_uid)):
         require(ds.get(keyword) == told, keyword, "not what the encoder announced")
         require(meta.get(f"MediaStorage{keyword}") == told, f"MediaStorage{keyword}", "differs from the data set")
