@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -61,6 +62,7 @@ class Archive:
         self._journal = store if isinstance(store, JournaledStore) else None
         self._index = Index(database, silence=silence, synced=self._journal is None, retry_seconds=retry_seconds)
         self._group = GroupCommit(self._commit)
+        self._settling = threading.Lock()
 
     # -- keeping
 
@@ -103,8 +105,7 @@ class Archive:
             raise
         kept = Kept.STORED if arrival.held is None else self._meet(arrival)
         visit.series[arrival.series_id] = visit.series.get(arrival.series_id, 0) + (kept is not Kept.DUPLICATE)
-        if self._journal is not None and self._journal.unsettled_bytes() > _SETTLE_BYTES:
-            self._settle(self._journal)
+        self._settle()
         return kept
 
     def leave(self, visit: Visit) -> None:
@@ -235,12 +236,18 @@ class Archive:
     def _known(self, blobs: Sequence[BlobRef]) -> set[BlobRef]:
         return find.known(self.database, blobs)
 
-    def _settle(self, journal: JournaledStore) -> None:
+    def _settle(self) -> None:
+        """From time to time make the index durable, so that recovery has little to look at."""
+        journal = self._journal
+        if journal is None or journal.unsettled_bytes() < _SETTLE_BYTES or not self._settling.acquire(blocking=False):
+            return
         try:
             self._index.flush()
             journal.settle(self._known)
         except ImagingAiError as error:
             _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
+        finally:
+            self._settling.release()
 
     def close(self) -> None:
         """End this process's use of store and database; a clean end leaves recovery nothing to do."""

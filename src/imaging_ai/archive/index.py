@@ -20,8 +20,6 @@ from imaging_ai.errors import DatabaseUnavailable
 
 __all__ = ["Index"]
 
-#: PostgreSQL flushes an asynchronous commit within three times wal_writer_delay (0.2 s by default, at most 10 s).
-_UNFLUSHED_SECONDS = 30.0
 _KNOWN_SERIES = 10_000
 
 
@@ -34,7 +32,8 @@ class Index:
     def __init__(self, database: Database, *, silence: float, synced: bool, retry_seconds: float = 5.0) -> None:
         self._database = database
         self._silence = silence
-        self._replays = not database.is_sqlite and not synced
+        self._synced = synced
+        self._unflushed_seconds = 0.0
         self._retry_seconds = retry_seconds
         self._lock = threading.Lock()
         self._connection: PoolProxiedConnection | None = None
@@ -71,13 +70,13 @@ class Index:
 
     def flush(self) -> None:
         """Make every row committed so far durable."""
+        if self._database.is_sqlite:
+            with self._database.read() as session:
+                _sync_wal(session.connection().connection.driver_connection)
+            return
         with self._database.write() as session:
-            connection = session.connection()
-            if self._database.is_sqlite:
-                _sync_wal(connection.connection.driver_connection)
-            else:
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = on")
-                connection.exec_driver_sql("SELECT txid_current()")  # a transaction with an id waits for the log
+            session.connection().exec_driver_sql("SET LOCAL synchronous_commit = on")
+            session.connection().exec_driver_sql("SELECT txid_current()")  # with an id, it waits for the log
 
     def close(self) -> None:
         """Give the connection back."""
@@ -123,18 +122,16 @@ class Index:
                 arrival.in_doubt = doubtful
 
     def _remember(self, arrivals: Sequence[Arrival]) -> None:
-        if self._replays:
+        if self._unflushed_seconds:
             now = time.monotonic()
             self._recent.extend((now, arrival) for arrival in arrivals)
-            while self._recent[0][0] < now - _UNFLUSHED_SECONDS:
+            while self._recent[0][0] < now - self._unflushed_seconds:
                 self._recent.popleft()
 
     def _connect(self) -> PoolProxiedConnection:
         """Open our connection. A server that died took along what it had not flushed: that goes in again."""
         connection = self._database.engine.raw_connection()
-        if self._replays:
-            connection.cursor().execute("SET synchronous_commit = off")
-            connection.commit()
+        self._unflushed_seconds = self._prepare(connection)
         self._connection = connection
         lately = [arrival for _, arrival in self._recent]
         self._recent.clear()
@@ -145,6 +142,20 @@ class Index:
             self._recent.extend((time.monotonic(), arrival) for arrival in lately)
             raise
         return connection
+
+    def _prepare(self, connection: PoolProxiedConnection) -> float:
+        """Choose how durable a commit is by itself; return how many seconds of commits a crash of the server takes."""
+        cursor = connection.cursor()
+        if self._database.is_sqlite:
+            cursor.execute(f"PRAGMA synchronous = {'FULL' if self._synced else 'NORMAL'}")
+            return 0.0
+        if self._synced:
+            return 0.0
+        cursor.execute("SET synchronous_commit = off")
+        cursor.execute("SELECT setting FROM pg_settings WHERE name = 'wal_writer_delay'")
+        row = cursor.fetchone()
+        connection.commit()
+        return 2.0 + 3 * float(row[0]) / 1000 if row else 30.0  # at most three times wal_writer_delay
 
     def _disconnect(self) -> None:
         self._known.clear()

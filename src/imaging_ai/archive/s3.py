@@ -133,6 +133,20 @@ class _SpooledWriter:
                 else tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=folder)  # noqa: SIM115
             )
 
+    @property
+    def size(self) -> int:
+        """How many bytes were written."""
+        return self._length
+
+    @property
+    def head(self) -> bytes:
+        """The beginning of the object, up to a megabyte."""
+        with _errors():
+            self._spool.seek(0)
+            head = self._spool.read(1 << 20)
+            self._spool.seek(0, os.SEEK_END)
+        return head
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`, which may be reused at once. Raises `StorageUnavailable`."""
         with _errors():

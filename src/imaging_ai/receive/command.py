@@ -27,7 +27,7 @@ class Command:
     sop_instance_uid: str
 
 
-def parse_command(data: bytes | memoryview) -> Command:
+def parse_command(data: bytes) -> Command:
     """Read a command set (implicit little endian).
 
     Raises

@@ -64,7 +64,7 @@ class StorageScp:
         self._share_port = share_port
         self._contexts, self._handlers = services or ([], [])
         self._served_by_pynetdicom = {str(context.abstract_syntax) for context in self._contexts}
-        self._server: _Server | None = None
+        self._server: ThreadedAssociationServer | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._open = 0
@@ -130,6 +130,8 @@ class StorageScp:
                     _log.warning("a connection from %s was aborted: %s", address[0], error)
                     sock.sendall(abort(error.reason))
                     return
+                if self._policy.data_path != "fast" or self._contexts:
+                    now_open += len(server.active_associations)
                 refusal = self._policy.refusal(request, str(address[0]), now_open)
                 if refusal is not None:
                     self._refuse(sock, request, str(address[0]), refusal)
@@ -222,7 +224,7 @@ class StorageScp:
             _log.warning("a refused association was not recorded: %s", error)
 
 
-class _Server(ThreadedAssociationServer):  # type: ignore[misc]
+class _Server(ThreadedAssociationServer):
     """pynetdicom's server with a queue for many senders at once, and without its collection of garbage."""
 
     request_queue_size = 128
@@ -234,7 +236,7 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         super().__init__(*arguments, **options)
 
     def server_bind(self) -> None:
-        if self._share_port:
+        if self._share_port and self.socket is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 

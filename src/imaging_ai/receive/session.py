@@ -146,7 +146,7 @@ class StorageSession:
 
     def _last_fragment(self, *, is_command: bool) -> None:
         if is_command:
-            command = parse_command(self._command_bytes)
+            command = parse_command(bytes(self._command_bytes))
             self._command_bytes.clear()
             if command.field == C_STORE:
                 context = self._contexts[self._context_id]
