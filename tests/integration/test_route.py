@@ -18,11 +18,11 @@ import phantoms
 from imaging_ai.archive.archive import Archive, Visit
 from imaging_ai.archive.blobs import FolderStore
 from imaging_ai.archive.gate import scan
-from imaging_ai.catalog import Catalog
+from imaging_ai.catalog import Catalog, ModelEntry
 from imaging_ai.core.job import JobRequest, JobState, Priority
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.ledger import Ledger
-from imaging_ai.route.completeness import QuietTimes, released
+from imaging_ai.route.completeness import QuietTimes, claim_due, released
 from imaging_ai.route.router import Router
 from imaging_ai.route.rules import parse_rules
 
@@ -261,6 +261,48 @@ def test_a_study_that_cannot_be_routed_does_not_hold_up_the_others(house: House)
     for instance in house.archive.instances(broken[0].SeriesInstanceUID):
         house.archive.store.delete(instance.blob)
     assert house.router({"when": {"EchoTime": "present"}}).route_due(later()) == 1
+
+
+class InterruptedCatalog(Catalog):
+    """A catalog that lets something happen while the rules are applied."""
+
+    def __init__(self, folder: Path, happens: Callable[[], object]) -> None:
+        super().__init__([folder])
+        self._happens = [happens]
+
+    def get(self, name: str) -> ModelEntry:
+        while self._happens:
+            self._happens.pop()()
+        return super().get(name)
+
+
+def test_an_instance_that_arrives_while_the_rules_are_applied_starts_no_job_without_it(house: House) -> None:
+    instances = images("one", 4)
+    house.receive(instances[:3])
+    late = InterruptedCatalog(house.folder / "models", lambda: house.receive(instances[3:], release=False))
+    rules = parse_rules([{"name": "all", "run": ["any"]}], "test")
+    router = Router(house.database, house.archive, house.ledger, late, rules)
+    assert router.route_due(later()) == 0
+    assert house.ledger.find() == []
+    assert router.route_due(time.time() + 11) == 1
+    assert len(house.ledger.find()[0].inputs) == 4
+
+
+def test_a_series_that_another_router_is_claiming_is_left_to_it(house: House) -> None:
+    (series,) = house.receive(images("one"))
+    claims: list[dict[int, int]] = []
+
+    def other() -> None:
+        with house.database.write() as session:
+            claims.append(claim_due(session, later()))
+
+    with house.database.write() as session:
+        claims.append(claim_due(session, later()))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.3)
+    thread.join()
+    assert claims == [{series: 1}, {}]
 
 
 def _at_once(work: Callable[[], int], times: int) -> list[int]:
