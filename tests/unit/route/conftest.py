@@ -72,4 +72,3 @@ def install(tmp_path: Path) -> Callable[[str, str], None]:
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     return Catalog([tmp_path / "models"])
-
