@@ -15,6 +15,8 @@ __all__ = ["Item", "element", "item", "read_elements", "read_items", "sequence"]
 #: An item as read: tag to raw value, or to the items of a sequence.
 Item: TypeAlias = "Mapping[int, tuple[str, bytes | list[Item]]]"
 
+Memo: TypeAlias = dict[bytes, list[Item]]
+
 _SHORT = struct.Struct("<HH2sH")
 _LONG = struct.Struct("<HH2sHI")
 _ITEM = struct.Struct("<HHI")
@@ -44,8 +46,10 @@ def sequence(tag: int, *items: bytes) -> bytes:
     return b"".join((_LONG.pack(tag >> 16, tag & 0xFFFF, b"SQ", 0, length), *items))
 
 
-def read_items(data: bytes, start: int, end: int) -> tuple[list[Item], int]:
+def read_items(data: bytes, start: int, end: int, memo: Memo | None = None) -> tuple[list[Item], int]:
     """Read the items from `start` up to `end`, or to their delimiter; return them and where they ended.
+
+    The frames of ten segments on one plane say the same of their source: `memo` keeps what was read once.
 
     Raises
     ------
@@ -53,6 +57,7 @@ def read_items(data: bytes, start: int, end: int) -> tuple[list[Item], int]:
         If the bytes are no items.
     """
     items: list[Item] = []
+    memo = {} if memo is None else memo
     at = start
     while at < end:
         _require_within(at + 8, len(data))
@@ -62,7 +67,7 @@ def read_items(data: bytes, start: int, end: int) -> tuple[list[Item], int]:
             return items, at
         if tag != _START:
             raise ValueError(f"not an item but {tag:08X}")
-        found, at = read_elements(data, at, end if length == _UNDEFINED else at + length)
+        found, at = read_elements(data, at, end if length == _UNDEFINED else at + length, memo)
         items.append(found)
     _require_within(at, end)
     return items, at
@@ -73,7 +78,7 @@ def _item_header(data: bytes, at: int) -> tuple[int, int]:
     return group << 16 | number, length
 
 
-def read_elements(data: bytes, start: int, end: int) -> tuple[Item, int]:
+def read_elements(data: bytes, start: int, end: int, memo: Memo | None = None) -> tuple[Item, int]:
     """Read elements from `start` up to `end`, or to the item's delimiter; return them and where they ended.
 
     Raises
@@ -82,6 +87,7 @@ def read_elements(data: bytes, start: int, end: int) -> tuple[Item, int]:
         If an element is longer than what holds it.
     """
     elements: dict[int, tuple[str, bytes | list[Item]]] = {}
+    memo = {} if memo is None else memo
     at = start
     while at < end:
         _require_within(at + 8, len(data))
@@ -94,13 +100,19 @@ def read_elements(data: bytes, start: int, end: int) -> tuple[Item, int]:
             _require_within(at + 4, len(data))
             (length,) = struct.unpack_from("<I", data, at)
             at += 4
-        if vr == "SQ":
-            items, at = read_items(data, at, end if length == _UNDEFINED else at + length)
+        if length == _UNDEFINED:
+            items, at = read_items(data, at, end, memo)
             elements[tag] = vr, items
+            continue
+        _require_within(at + length, end)
+        value = data[at : at + length]
+        at += length
+        if vr == "SQ":
+            if value not in memo:
+                memo[value], _ = read_items(value, 0, length, memo)
+            elements[tag] = vr, memo[value]
         else:
-            _require_within(at + length, end)
-            elements[tag] = vr, data[at : at + length]
-            at += length
+            elements[tag] = vr, value
     _require_within(at, min(end, len(data)))
     return elements, at
 

@@ -48,7 +48,7 @@ def encode_sr(
     """Encode all findings, found or not; `seg` has those found as segments 1, 2, … in their order."""
     ds = hdsr.Comprehensive3DSR(
         evidence=_evidence(seg, provenance),
-        content=_report(findings, seg, provenance, procedure)[0],
+        content=_report(findings[:1], seg, provenance, procedure)[0],
         series_instance_uid=provenance.uid("SR", "series"),
         series_number=1,
         sop_instance_uid=provenance.uid("SR", "instance"),
@@ -58,6 +58,8 @@ def encode_sr(
         is_final=False,
         is_verified=False,
     )
+    if len(findings) > 1:  # highdicom copies the content twice: show it one group, and put the rest in ourselves
+        ds.ContentSequence = _report(findings, seg, provenance, procedure)[0].ContentSequence
     provenance.complete(ds, "SR")
     ds.ReferencedRequestSequence = referenced_requests(provenance)
     if not ds.ReferencedRequestSequence:
