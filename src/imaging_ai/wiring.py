@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -147,6 +148,7 @@ def make_supervisor(settings: Settings) -> Supervisor:
     """Plan the roles of `imaging-ai serve`; the database is brought up to date first."""
     make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
     migrate.upgrade(make_database(settings))
+    shutil.rmtree(settings.run_path / "metrics", ignore_errors=True)  # counters begin anew with the server
     front = ("--config", settings.source) if settings.source else ()
     roles = [Role(f"receive-{n}", (*front, "receive")) for n in range(1, settings.dicom.processes + 1)]
     roles += [Role(name, (*front, name)) for name in ("describe", "web", "work")]
@@ -341,7 +343,24 @@ def install_model(settings: Settings, source: Path, name: str | None) -> ModelEn
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Run every check of `imaging-ai doctor`."""
+    """Try every part of this installation as it will be used, for `imaging-ai doctor`."""
     from imaging_ai import doctor
 
-    return doctor.examine(settings)
+    found = [doctor.check_settings(lambda: make_rules(settings))]
+    if not found[0].ok:
+        return found
+    dicom, http = settings.dicom, settings.http
+    database = make_database(settings)
+    found += [
+        doctor.check_database(database),
+        doctor.check_clock(database),
+        doctor.check_storage(lambda: make_store(settings)),
+        doctor.check_disk(settings.data_path, settings.storage.min_free_mb),
+        doctor.check_broker(make_broker(settings.broker.url, settings.run_path).ping),
+        doctor.check_receiver(dicom.ae_title, dicom.host, dicom.port),
+        doctor.check_web(f"http://{http.host}:{http.port}"),
+    ]
+    address = (dicom.host, dicom.port)
+    found += [doctor.check_destination(one, receiver=address) for one in make_destinations(settings).values()]
+    wanted = dict.fromkeys(name for rule in make_rules(settings) for name in rule.run)
+    return found + [doctor.check_model(name, partial(load_model, settings, name)) for name in wanted]

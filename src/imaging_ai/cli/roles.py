@@ -48,10 +48,9 @@ def receive(context: click.Context) -> None:
 @click.pass_context
 def web(context: click.Context) -> None:
     """Answer HTTP: health, metrics, jobs and studies."""
-    from imaging_ai import process, wiring
+    settings = _begin(context)
+    from imaging_ai import wiring
 
-    settings = settings_of(context)
-    process.die_with_parent()
     wiring.serve_web(settings)
 
 
@@ -59,10 +58,9 @@ def web(context: click.Context) -> None:
 @click.pass_context
 def work(context: click.Context) -> None:
     """Route series, run models, deliver results."""
-    from imaging_ai import process, wiring
+    settings = _begin(context)
+    from imaging_ai import wiring
 
-    settings = settings_of(context)
-    process.die_with_parent()
     worker = wiring.make_worker(settings)
     worker.handle_signals()
     worker.run()
@@ -78,13 +76,20 @@ def describe(context: click.Context) -> None:
         wiring.run_describer(settings, stop)
 
 
-@contextmanager
-def _role(context: click.Context) -> Iterator[tuple[Settings, threading.Event]]:
-    """The life of a role: settings, and an event that SIGTERM and SIGINT set."""
+def _begin(context: click.Context) -> Settings:
+    """What every role does first."""
     from imaging_ai import process
 
     settings = settings_of(context)
     process.die_with_parent()
+    process.share_metrics(settings.run_path / "metrics")
+    return settings
+
+
+@contextmanager
+def _role(context: click.Context) -> Iterator[tuple[Settings, threading.Event]]:
+    """The life of a role: settings, and an event that SIGTERM and SIGINT set."""
+    settings = _begin(context)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

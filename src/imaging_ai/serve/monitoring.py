@@ -1,12 +1,15 @@
-"""`/metrics` for Prometheus: this process's counters, and the ledger's gauges, counted when asked for.
+"""`/metrics` for Prometheus: the counters of this host, and the ledger's gauges, counted when asked for.
 
-The gauges come from the database, so any web process tells them for all. Counters of other processes are their own.
+The gauges come from the database, so any web process tells them for all. The counters of the processes of one host
+come together through files (`process.share_metrics`).
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from litestar import Response, get
@@ -14,6 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Select, func, select
 from sqlmodel import SQLModel
@@ -86,6 +90,19 @@ def _counted(connection: Connection, gauge: GaugeMetricFamily, query: Select[Any
     return gauge
 
 
+def _counters() -> CollectorRegistry:
+    """The counters of every process of this host that shares them, else of this one."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return REGISTRY
+    for file in Path(folder).glob("gauge_live*_*.db"):
+        if not Path(f"/proc/{file.stem.rpartition('_')[2]}").exists():
+            file.unlink(missing_ok=True)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
 def metrics_handler(database: Database) -> HTTPRouteHandler:
     """Answer `/metrics`."""
     ledger = CollectorRegistry()
@@ -93,7 +110,7 @@ def metrics_handler(database: Database) -> HTTPRouteHandler:
 
     @get("/metrics", sync_to_thread=True, include_in_schema=False)
     def metrics() -> Response[bytes]:
-        exposition = generate_latest(REGISTRY) + generate_latest(ledger)
+        exposition = generate_latest(_counters()) + generate_latest(ledger)
         return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return metrics
