@@ -44,7 +44,7 @@ class Recorder:
 
 
 class TestPipeline:
-    """Does what the model of the job says: quick, slow-SECONDS, gil, die, refuse, crash, memory, grow, forget."""
+    """Does what the model of the job says: `quick`, `slow-SECONDS`, `forget` (to complete), or a method below."""
 
     __test__ = False
 
@@ -69,6 +69,9 @@ class TestPipeline:
 
     def _gil(self) -> None:
         re.match(r"(a|a)*b", "a" * 26)  # the regular expression engine never gives the interpreter away
+
+    def _hang(self) -> None:
+        time.sleep(60)
 
     def _die(self) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)

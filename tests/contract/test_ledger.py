@@ -315,9 +315,9 @@ def test_a_job_that_kills_its_workers_stops_in_the_end_and_gives_way_before(data
         clock.advance(60)
         claim(ledger)
         ledger.sweep(clock.advance(31))
-    failure = ledger.get(poison).failure
-    assert failure is not None
-    assert (failure.code, failure.permanent) == ("worker-lost", True)
+    dead = ledger.get(poison)
+    assert dead.failure is not None
+    assert (dead.attempt, dead.failure.code, dead.failure.permanent) == (6, "worker-lost", True)
 
 
 def test_a_newer_revision_supersedes_the_older_ones_whatever_they_do(ledger: Ledger) -> None:

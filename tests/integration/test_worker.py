@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from sqlalchemy import func, select
+from sqlmodel import col
 
 from imaging_ai.core.job import Job, JobState, Priority, Stage
 from imaging_ai.db.engine import Database
+from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.queue.broker import Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
 from ledgers import open_database, schedule, sqlite_url
@@ -24,8 +29,6 @@ from services import wait_until
 from services.postgres import PostgresServer
 from services.redis import RedisServer
 from worker_parts import Recorder
-
-TESTS = Path(__file__).parents[1]
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Site:
         """Start a worker process and return once it is in the table of workers."""
         command = [sys.executable, "-m", "worker_parts", self.url, self.broker_url, str(self.folder), self.recorder.log]
         with (self.folder / "worker.log").open("ab") as log:
-            environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
             process = subprocess.Popen([*command, json.dumps(options)], env=environment, stderr=log)
         self.processes.append(process)
         return process
@@ -106,6 +109,7 @@ def site(request: pytest.FixtureRequest, sites: Callable[[str, str], Site], tmp_
     return sites(request.getfixturevalue("postgres_url"), request.getfixturevalue("redis_url"))
 
 
+@pytest.mark.slow
 def test_three_workers_run_two_hundred_jobs_exactly_once_each(site: Site) -> None:
     for _ in range(3):
         site.start()
@@ -127,6 +131,33 @@ def test_the_job_of_a_killed_worker_runs_again_at_once_on_the_same_host(site: Si
     assert time.monotonic() - killed < 300, "long before the lease ends"
     assert site.wait(job_id).state is JobState.COMPLETED
     assert site.recorder.events("completed") == [(job_id, 2)], "its runner died with it"
+
+
+def test_a_runner_dies_with_its_worker_whatever_it_is_doing(small: Site) -> None:
+    worker = small.start()
+    small.wait_until_begun(small.add("hang"))
+    [runner] = psutil.Process(worker.pid).children()
+    worker.kill()
+    worker.wait()
+    wait_until(lambda: not runner.is_running(), timeout=10, what="the runner is gone")
+
+
+@pytest.mark.slow
+def test_random_kills_lose_no_job_and_complete_each_once(site: Site) -> None:
+    dice = random.Random(7)
+    made = [schedule(site.ledger, model="slow-0.2") for _ in range(15)]
+    living = [site.start(max_losses=1000) for _ in range(2)]
+    for _ in range(12):
+        time.sleep(dice.uniform(0.2, 1.5))
+        number = dice.randrange(2)
+        living[number].kill()
+        living[number].wait()
+        living[number] = site.start(max_losses=1000)
+    for job_id in made:
+        assert site.wait(job_id, timeout=120).state is JobState.COMPLETED
+    with site.database.read() as session:
+        completed = select(func.count()).where(col(AuditEventRow.action) == "job.complete")
+        assert session.connection().execute(completed).scalar_one() == len(made)
 
 
 def test_the_job_of_a_lost_host_runs_again_when_its_lease_ends(small: Site) -> None:
@@ -209,12 +240,13 @@ def test_a_job_past_its_time_limit_is_killed(small: Site) -> None:
 
 
 def test_a_job_that_grows_past_its_memory_is_killed(small: Site) -> None:
-    small.start(memory=400 << 20)
+    small.start(memory=200 << 20)
     job = small.wait(small.add("grow"), timeout=90)
     assert job.failure is not None
     assert (job.failure.code, "MB" in job.failure.reason) == ("model-out-of-memory", True)
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_workers_stops_in_the_end(small: Site) -> None:
     small.start(max_losses=2)
     job_id = small.add("slay")

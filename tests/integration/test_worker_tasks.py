@@ -113,8 +113,16 @@ def test_a_series_that_settles_sooner_than_anything_known_is_routed_on_time_afte
             routed.append(settles.pop())
         return 0
 
-    house.start(Tasks(route_due=route_due, next_settle=lambda: settles[0] if settles else None))
+    asked = threading.Event()
+
+    def next_settle() -> float | None:
+        asked.set()
+        return settles[0] if settles else None
+
+    house.start(Tasks(route_due=route_due, next_settle=next_settle))
     house.listens("route")
+    assert asked.wait(10)
+    time.sleep(0.2)  # now the sweeper waits for its next sweep, long hence
     settles.append(time.time() + 0.4)
     house.bell().ring("route")
     wait_until(lambda: routed, timeout=10, what="the ring set the alarm")
