@@ -276,9 +276,9 @@ class JsonWriter:
         stop = min(position + length, end)
         if position + length > end:
             self._short(f"an item of {path} is cut short", end)
-        cut, self._broken = self._broken, False
+            self._broken = False
         self._dataset(item, position, stop, explicit, path, delimited=False)
-        self._broken = cut  # damage inside the item ends with it: its length says where to go on
+        self._broken = False  # damage inside the item ends with it: its length says where to go on
         return stop
 
     def _pixel_data(self, elements: dict[int, bytes], tag: int, vr: str, start: int, length: int) -> int:

@@ -357,6 +357,14 @@ def test_damage_inside_a_sequence_of_known_length_costs_only_that_sequence() -> 
     assert parsed(document)["00100020"]["Value"] == ["ID"]
 
 
+def test_an_item_that_is_cut_short_keeps_what_it_has() -> None:
+    inner = element(0x00080096, "SQ", b"") + element(0x00080104, "LO", b"kept")
+    item = b"\xfe\xff\x00\xe0" + struct.pack("<I", len(inner) + 50) + inner
+    document = document_of(raw_file(element(0x00081032, "SQ", item)))
+    assert "cut short" in document.error
+    assert parsed(document)["00081032"]["Value"][0]["00080104"]["Value"] == ["kept"]
+
+
 def test_nesting_without_end_is_an_error_and_no_crash() -> None:
     level = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF) + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     document = document_of(raw_file(element(0x00080060, "CS", b"SR") + level * 5_000))
