@@ -25,6 +25,7 @@ HEAD_BYTES = 1 << 20
 _MAX_DEPTH = 32
 _MAX_ELEMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
+_UNKNOWN_SIZE = 1 << 62
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _VRS = _LONG_VRS | {
     *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
@@ -108,8 +109,9 @@ def scan(
         size = None if size is None else size - offset
     if transfer_syntax_uid in contexts.DEFLATED:
         view, whole = _inflate(view, whole)
-        size = None
-    values = _Walk(view, transfer_syntax_uid, len(view) if size is None or whole else size, whole).values()
+        size = _UNKNOWN_SIZE
+    end = len(view) if whole or size is None else size
+    values = _Walk(view, transfer_syntax_uid, end, whole).values()
     return _header(values, transfer_syntax_uid, ">" if transfer_syntax_uid == contexts.BIG_ENDIAN else "<")
 
 

@@ -1,0 +1,187 @@
+"""The folder store: where things lie, and what a crash leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imaging_ai.archive import log
+from imaging_ai.archive.folder import SMALL_BYTES, FolderStore
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.errors import NotFound, StorageUnavailable
+
+
+def nothing_known(refs: Sequence[BlobRef]) -> set[BlobRef]:
+    return set()
+
+
+def all_known(refs: Sequence[BlobRef]) -> set[BlobRef]:
+    return set(refs)
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def stage(store: FolderStore, data: bytes) -> BlobRef:
+    writer = store.begin()
+    writer.write(data)
+    ref = writer.stage()
+    store.sync([ref])
+    return ref
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path, min_free_bytes=0, segment_bytes=4 << 20)
+
+
+def crash(folder: Path, code: str) -> list[str]:
+    """Run code with a `store` in a process of its own that ends by kill -9; return what it printed."""
+    script = f"""
+import os, sys
+from pathlib import Path
+from imaging_ai.archive.folder import FolderStore, SMALL_BYTES
+store = FolderStore(Path({str(folder)!r}), min_free_bytes=0, segment_bytes=4 << 20)
+{textwrap.dedent(code)}
+sys.stdout.flush()
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    return done.stdout.split()
+
+
+def test_small_objects_share_a_file_and_large_ones_do_not(store: FolderStore, tmp_path: Path) -> None:
+    small = [store.put(os.urandom(1000)) for _ in range(10)]
+    large = store.put(os.urandom(SMALL_BYTES + 1))
+    assert len({ref.key for ref in small}) == 1
+    assert small[0].key.startswith("logs/")
+    assert large.key.startswith("objects/")
+    assert store.path(large).stat().st_size == SMALL_BYTES + 1
+
+
+def test_a_full_segment_is_followed_by_another(store: FolderStore) -> None:
+    data = [os.urandom(900_000) for _ in range(12)]
+    refs = [stage(store, one) for one in data]
+    assert len({ref.key for ref in refs}) == 3
+    assert [store.read(ref) for ref in refs] == data
+    assert store.path(refs[0]).stat().st_size < 4 << 20, "what a sealed segment does not use is given back"
+
+
+def test_an_object_has_no_name_before_it_is_whole(store: FolderStore, tmp_path: Path) -> None:
+    writer = store.begin()
+    writer.write(bytes(SMALL_BYTES))
+    writer.write(b"more")
+    assert not [name for name in files(tmp_path) if name.startswith("objects/")]
+    writer.discard()
+    writer.discard()
+    assert [name for name in files(tmp_path) if not name.endswith("lock")] == []
+
+
+def test_a_key_from_outside_opens_nothing(store: FolderStore, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    for key in ("secret", "../secret", "objects/../secret", "objects/ab/../../secret", "/etc/passwd", ""):
+        with pytest.raises(NotFound):
+            store.read(BlobRef(key, 0, 6))
+
+
+def test_below_the_free_space_nothing_is_begun(tmp_path: Path) -> None:
+    full = FolderStore(tmp_path, min_free_bytes=1 << 62)
+    with pytest.raises(StorageUnavailable, match="is full"):
+        full.begin()
+    assert [name for name in files(tmp_path) if not name.endswith("lock")] == []
+
+
+def test_deleting_frees_the_blocks_of_a_small_object_and_spares_its_neighbours(store: FolderStore) -> None:
+    data = [os.urandom(500_000) for _ in range(3)]
+    refs = [store.put(one) for one in data]
+    before = store.path(refs[1]).stat().st_blocks
+    store.delete(refs[1])
+    assert store.path(refs[0]).stat().st_blocks < before - 900
+    assert [store.read(refs[0]), store.read(refs[2])] == [data[0], data[2]]
+    assert set(store.read(refs[1])) == {0}
+
+
+def test_a_clean_end_leaves_recovery_nothing(store: FolderStore, tmp_path: Path) -> None:
+    stage(store, b"small")
+    stage(store, bytes(SMALL_BYTES * 2))
+    store.close(all_known)
+    assert not [name for name in files(tmp_path) if name.startswith("owners/")]
+    assert list(FolderStore(tmp_path).recover(nothing_known)) == []
+
+
+def test_what_the_index_does_not_know_outlives_a_clean_end(store: FolderStore, tmp_path: Path) -> None:
+    ref = stage(store, b"small")
+    store.close(nothing_known)
+    assert list(FolderStore(tmp_path).recover(nothing_known)) == [ref]
+
+
+def test_settling_forgets_only_what_is_known(store: FolderStore, tmp_path: Path) -> None:
+    known, unknown = stage(store, bytes(SMALL_BYTES + 1)), stage(store, bytes(SMALL_BYTES + 2))
+    store.settle(lambda refs: {ref for ref in refs if ref == known})
+    store.close(nothing_known)
+    assert list(FolderStore(tmp_path).recover(nothing_known)) == [unknown]
+
+
+def test_a_living_process_is_not_recovered(store: FolderStore, tmp_path: Path) -> None:
+    stage(store, b"alive")
+    assert list(FolderStore(tmp_path).recover(nothing_known)) == []
+
+
+def test_after_kill_9_whole_objects_are_given_and_unfinished_ones_removed(tmp_path: Path) -> None:
+    printed = crash(
+        tmp_path,
+        """
+        def stage(data):
+            writer = store.begin()
+            writer.write(data)
+            print(writer.stage().key)
+        stage(b"small" * 100)
+        stage(b"L" * (SMALL_BYTES + 5))
+        unfinished = store.begin()
+        unfinished.write(b"U" * (SMALL_BYTES + 7))
+        store.put(b"result" * 100)
+        store.put(b"R" * (SMALL_BYTES + 9))
+        """,
+    )
+    store = FolderStore(tmp_path)
+    refs = list(store.recover(nothing_known))
+    assert sorted(ref.key for ref in refs) == sorted(printed)
+    assert {store.read(ref)[:5] for ref in refs} == {b"small", b"LLLLL"}, "results belong to their job, not to recovery"
+    assert [name.split("/")[0] for name in files(tmp_path)] == ["logs", "objects"]
+    assert list(store.recover(nothing_known)) == []
+
+
+def test_what_the_index_knows_is_not_given(tmp_path: Path) -> None:
+    crash(tmp_path, "w = store.begin(); w.write(b'known'); w.stage(); w = store.begin(); w.write(b'not'); w.stage()")
+    store = FolderStore(tmp_path)
+    given_refs = list(store.recover(lambda refs: {ref for ref in refs if ref.length == 5}))
+    assert [store.read(ref) for ref in given_refs] == [b"not"]
+
+
+def test_a_torn_record_is_removed_and_those_before_and_after_it_are_not(tmp_path: Path) -> None:
+    crash(tmp_path, "for n in range(3):\n    w = store.begin(); w.write(bytes([65 + n]) * 20000); w.stage()")
+    (segment,) = (tmp_path / "logs").rglob("*.log")
+    with segment.open("r+b") as file:
+        file.seek(30000)
+        file.write(bytes(4096))  # a page that a power cut kept from the disk
+    store = FolderStore(tmp_path)
+    assert [store.read(ref)[:1] for ref in store.recover(nothing_known)] == [b"A", b"C"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_the_checksum_sees_every_byte(data: bytes, draw: st.DataObject) -> None:
+    position = draw.draw(st.integers(0, len(data) - 1))
+    other = draw.draw(st.integers(0, 255).filter(lambda value: value != data[position]))
+    changed = data[:position] + bytes([other]) + data[position + 1 :]
+    assert log.checksum(data) != log.checksum(changed)
