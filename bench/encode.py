@@ -2,7 +2,7 @@
 
 Each writer runs in a process of its own (the best of three), warm, on the same phantom: an ellipsoid per segment in a
 CT of 512 x 512. The memory is the peak of the process less what it held before the writer began. What both wrote is
-then compared, as highdicom reads it.
+then compared, as highdicom reads it. The ratio is one of processor time: other work on the machine spoils the clock.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def label_map(shape: tuple[int, int, int], segments: int) -> NDArray[np.uint8]:
 
 def with_imaging_ai(volume: Volume, labels: NDArray[np.uint8], segments: int) -> tuple[bytes, dict[str, float]]:
     findings = [Finding(n, ORGAN, labels == n, f"organ {n}", derive_uid("t", str(n))) for n in range(1, segments + 1)]
-    before, start = _peak_mb(), time.perf_counter()
+    before, start, busy = _peak_mb(), time.perf_counter(), time.process_time()
     (seg,) = encode_results(volume, findings, MODEL, job_uid="2.25.2", created_at=1.7e9, kinds=("SEG",))
-    figures = {"seconds": time.perf_counter() - start, "peak_mb": _peak_mb() - before}
+    figures = _figures(before, start, busy)
     start = time.perf_counter()
     check(seg, volume)
     return seg.data, figures | {"check_seconds": time.perf_counter() - start}
@@ -92,13 +92,21 @@ def with_highdicom(volume: Volume, labels: NDArray[np.uint8], segments: int) -> 
         )
         for number in range(1, segments + 1)
     ]
-    before, start = _peak_mb(), time.perf_counter()
+    before, start, busy = _peak_mb(), time.perf_counter(), time.process_time()
     seg = hd.seg.Segmentation(
         volume.headers, labels, "BINARY", descriptions, "2.25.3", 1, "2.25.4", 1, "imaging-ai", "bench", "1", "0"
     )
     buffer = io.BytesIO()
     seg.save_as(buffer)
-    return buffer.getvalue(), {"seconds": time.perf_counter() - start, "peak_mb": _peak_mb() - before}
+    return buffer.getvalue(), _figures(before, start, busy)
+
+
+def _figures(peak_before: float, start: float, busy: float) -> dict[str, float]:
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - busy,
+        "peak_mb": _peak_mb() - peak_before,
+    }
 
 
 def _peak_mb() -> float:
@@ -145,10 +153,10 @@ def main() -> None:
                 if process.exitcode:
                     sys.exit(f"{writer} failed")
                 runs.append(json.loads(Path(f"{path}.json").read_text()))
-            results[writer] = min(runs, key=lambda run: float(run["seconds"]))
+            results[writer] = min(runs, key=lambda run: float(run["cpu_seconds"]))
         volume = phantom(options.size, options.slices)
         same = _same(Path(folder) / "imaging_ai.dcm", Path(folder) / "highdicom.dcm", volume)
-    ratio = results["highdicom"]["seconds"] / results["imaging_ai"]["seconds"]
+    ratio = results["highdicom"]["cpu_seconds"] / results["imaging_ai"]["cpu_seconds"]
     print(json.dumps(results | {"times_faster": round(ratio, 2), "same_when_read": same}, indent=1))
 
 
