@@ -49,6 +49,13 @@ def test_a_polygon_may_be_concave_and_leave_the_grid() -> None:
     assert mask[5, 0] and mask[5, 23]
 
 
+def test_a_slanted_edge_cuts_between_the_right_voxels() -> None:
+    mask = inside(np.array([(-0.5, 0.25), (9.5, 0.25), (9.5, 10.25)]), 12, 12)  # the edge is at the row + 0.75
+    expected = np.tril(np.ones((12, 12), bool))
+    expected[:, 0] = expected[10:] = False
+    assert (mask == expected).all()
+
+
 def test_a_disc_has_the_area_of_a_disc() -> None:
     angle = np.linspace(0, 2 * np.pi, 500, endpoint=False)
     disc = inside(np.column_stack([50.3 + 30 * np.sin(angle), 49.8 + 30 * np.cos(angle)]), 100, 100)
