@@ -26,7 +26,7 @@ class Answer:
     """What became of one instance.
 
     `reason` is the destination's, in words. `seen` says whether a query at the destination showed the instance
-    afterwards; None when the destination cannot be asked.
+    afterwards (False also when there was no time to ask); None when the destination cannot be asked.
     """
 
     verdict: Verdict

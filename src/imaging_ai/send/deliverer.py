@@ -201,13 +201,14 @@ def _settlement(item: Item, answer: Answer, destination: Destination, again_at: 
     match answer.verdict:
         case Verdict.STORED if answer.seen:
             return Settlement(DeliveryState.CONFIRMED, answer.reason, was_sent=True)
-        case Verdict.STORED if answer.seen is None:
+        case Verdict.STORED if answer.seen is None or not destination.check_back:
             reason = answer.reason or ("not confirmed: it cannot be queried" if destination.check_back else "")
             return Settlement(DeliveryState.SENT, reason, was_sent=True)
         case Verdict.STORED:
+            reason = answer.reason or "it says success, but a query does not show it"
             if is_last:
-                return Settlement(DeliveryState.DEAD, "it says success, but a query does not show it", was_sent=True)
-            return Settlement(DeliveryState.SENT, "a query does not show it yet", again_at, was_sent=True)
+                return Settlement(DeliveryState.DEAD, reason, was_sent=True)
+            return Settlement(DeliveryState.SENT, reason, again_at, was_sent=True)
         case Verdict.PERMANENT:
             return Settlement(DeliveryState.DEAD, answer.reason)
         case Verdict.DOUBTFUL:

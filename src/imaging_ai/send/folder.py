@@ -73,10 +73,8 @@ def send_folder(
 
 
 def _count(report: FolderReport, path: Path, answer: Answer) -> None:
-    if answer.verdict is not Verdict.STORED:
-        report.failed.append((path, answer.reason))
-    elif answer.seen is False:
-        report.failed.append((path, "it says success, but a query does not show it"))
+    if answer.verdict is not Verdict.STORED or answer.seen is False:
+        report.failed.append((path, answer.reason or "it says success, but a query does not show it"))
     else:
         report.sent += 1
         report.confirmed += bool(answer.seen)

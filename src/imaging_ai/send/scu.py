@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -29,7 +29,7 @@ from imaging_ai.send.answers import Answer, Verdict, rejection, status_answer
 from imaging_ai.send.destinations import DicomDestination
 from imaging_ai.send.encoding import alternatives, choose, dataset_of, rewritten
 
-__all__ = ["MOST_PAIRS", "StoreAssociation", "associate", "echo"]
+__all__ = ["MOST_PAIRS", "StoreAssociation", "associate", "echo", "probe"]
 
 #: So many pairs of SOP class and transfer syntax fit the 128 presentation contexts of an association, at worst three
 #: contexts each and one for C-FIND.
@@ -70,6 +70,15 @@ def echo(destination: DicomDestination) -> None:
         raise DeliveryUnavailable(f"{destination.ae_title} accepted the association but did not answer the C-ECHO")
     if status.Status != 0x0000:
         raise DeliveryRefused(f"{destination.ae_title} answered the C-ECHO with 0x{status.Status:04X}")
+
+
+def probe(destination: DicomDestination, sop_class_uids: Collection[str]) -> tuple[frozenset[str], bool]:
+    """Return which SOP classes it accepts (uncompressed), and whether it can be queried; raises as `associate` does."""
+    contexts = [build_context(uid) for uid in (_VERIFICATION, _FIND, *sop_class_uids)]
+    negotiated = _negotiate(destination, contexts)
+    accepted = {str(context.abstract_syntax) for context in negotiated.accepted_contexts}
+    _release(negotiated)
+    return frozenset(accepted.intersection(sop_class_uids)), _FIND in accepted
 
 
 def contexts_for(instances: Sequence[StoredInstance]) -> list[PresentationContext]:
@@ -117,8 +126,10 @@ class StoreAssociation:
         """C-FIND on IMAGE level, one query for each series; see `send.peer.Peer.holds`."""
         if not instances:
             return frozenset()
-        if _FIND not in self._accepted or not self._negotiated.is_established:
+        if _FIND not in self._accepted:
             return None
+        if not self._negotiated.is_established:
+            raise self._lost("it aborted or closed the connection")
         wanted: dict[tuple[str, str], list[str]] = {}
         for instance in instances:
             key = (instance.study_instance_uid, instance.series_instance_uid)
@@ -141,7 +152,9 @@ class StoreAssociation:
         for status, match in self._negotiated.send_c_find(identifier, _FIND, msg_id=self._next_message_id()):
             if status.get("Status") in (0xFF00, 0xFF01):
                 found.add(str(match.get("SOPInstanceUID", "")) if match is not None else "")
-            elif status.get("Status") != 0x0000:
+            elif "Status" not in status:
+                raise self._lost("it aborted, closed the connection or did not answer a query in time")
+            elif status.Status != 0x0000:
                 return None
         return found
 

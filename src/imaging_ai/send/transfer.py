@@ -40,6 +40,9 @@ def transfer(
                 after_each()
         _look(peer, instances, answers)
     except DeliveryUnavailable as error:
+        for uid, answer in answers.items():
+            if answer.verdict is Verdict.STORED and answer.seen is None:
+                answers[uid] = replace(answer, reason=f"success, but then {error.message}", seen=False)
         for instance in instances:
             answers.setdefault(instance.sop_instance_uid, Answer(Verdict.PASSING, error.message))
     for instance in instances:
