@@ -42,7 +42,7 @@ _COLOURS = (
     (45.0, 60.0, -85.0),
 )
 
-_FRAMES_AT_ONCE = 8  # eight frames are whole bytes, whatever their size
+_WHOLE_BYTES = 8  # as many frames are whole bytes, whatever their size
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance)
     ds.FrameOfReferenceUID = volume.grid.frame_of_reference_uid
     ds.Rows, ds.Columns = volume.grid.rows, volume.grid.columns
     ds.NumberOfFrames = len(frames)
-    ds.SegmentsOverlap = "YES" if _overlap(found) else "NO"
+    rows = _rows_of_bits(found, frames)
+    ds.SegmentsOverlap = "YES" if _overlap(rows, frames) else "NO"
     ds.SharedFunctionalGroupsSequence = [_shared_groups(volume)]
     ds.ReferencedSeriesSequence = _referenced_series(provenance)
     ds.SourceImageSequence = [
@@ -72,7 +73,7 @@ def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance)
     organization = derive_uid(provenance.job_uid, "SEG", "dimensions")
     for dimension in (*ds.DimensionIndexSequence, *ds.DimensionOrganizationSequence):
         dimension.DimensionOrganizationUID = organization
-    pixels = _pack(found, frames)
+    pixels = _pixel_data(rows, volume.grid.rows * volume.grid.columns)
     data = b"".join(
         (
             serialize(ds),
@@ -154,31 +155,39 @@ def _frames(found: Sequence[Finding]) -> Iterator[_Frame]:
             yield _Frame(segment, k, rank[k])
 
 
-def _overlap(found: Sequence[Finding]) -> bool:
+def _rows_of_bits(found: Sequence[Finding], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
+    """Return the frames as bits, the first voxel in the lowest, each frame a row of whole bytes."""
+    rows = np.empty((len(frames), (found[0].mask[0].size + 7) // 8), np.uint8)
+    for row, frame in zip(rows, frames, strict=True):
+        row[:] = np.packbits(found[frame.segment - 1].mask[frame.slice], axis=None, bitorder="little")
+    return rows
+
+
+def _overlap(rows: NDArray[np.uint8], frames: Sequence[_Frame]) -> bool:
     """Say whether any voxel is in two segments."""
-    if len(found) < 2:
-        return False
-    union = np.zeros(found[0].mask.shape[1:], np.bool_)
-    for k in range(len(found[0].mask)):
-        planes = [finding.mask[k] for finding in found]
-        np.copyto(union, planes[0])
-        for plane in planes[1:]:
-            if (union & plane).any():
-                return True
-            union |= plane
+    union: dict[int, NDArray[np.uint8]] = {}
+    for row, frame in zip(rows, frames, strict=True):
+        if frame.slice not in union:
+            union[frame.slice] = row
+        elif (union[frame.slice] & row).any():
+            return True
+        else:
+            union[frame.slice] = union[frame.slice] | row
     return False
 
 
-def _pack(found: Sequence[Finding], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
-    """Return the frames as bits, the first in the lowest; they follow one another without padding (PS3.5 8.1.1)."""
-    size = found[0].mask[0].size
-    packed = np.zeros((len(frames) * size + 15) // 16 * 2, np.uint8)
-    for first in range(0, len(frames), _FRAMES_AT_ONCE):
-        planes = [found[f.segment - 1].mask[f.slice] for f in frames[first : first + _FRAMES_AT_ONCE]]
-        bits = np.packbits(np.stack(planes), axis=None, bitorder="little")
+def _pixel_data(rows: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return frames of `size` voxels one after the other, without padding between them (PS3.5 8.1.1)."""
+    length = (len(rows) * size + 15) // 16 * 2
+    if size % 8 == 0 and rows.size == length:
+        return rows.reshape(-1)
+    data = np.zeros(length, np.uint8)
+    for first in range(0, len(rows), _WHOLE_BYTES):
+        bits = np.unpackbits(rows[first : first + _WHOLE_BYTES], axis=1, count=size, bitorder="little")
+        packed = np.packbits(bits, axis=None, bitorder="little")
         start = first * size // 8
-        packed[start : start + bits.size] = bits
-    return packed
+        data[start : start + packed.size] = packed
+    return data
 
 
 def _shared_groups(volume: Volume) -> Dataset:
