@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -54,11 +55,11 @@ class PostgresServer:
             return False
         return True
 
-    def stop(self) -> None:
-        """Cut every connection and end (a fast shutdown)."""
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Cut every connection and end: SIGINT is a fast shutdown, SIGQUIT an immediate one without a checkpoint."""
         assert self.process is not None
-        self.process.send_signal(2)
-        self.process.wait(30)
+        self.process.send_signal(how)
+        self.process.wait(60)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -77,7 +78,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     server = PostgresServer()
     server.start()
     yield server
-    server.stop()
+    server.stop(signal.SIGQUIT)
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
