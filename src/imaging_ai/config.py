@@ -43,6 +43,7 @@ class DicomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artim_timeout: Positive = 15.0
     ack: Literal["synced", "received"] = "synced"
     data_path: Literal["fast", "plain"] = "fast"
+    sop_classes: tuple[str, ...] = ()
     accept_unknown_sop_classes: bool = False
     processes: Count = 1
     share_port: bool = False

@@ -176,6 +176,7 @@ def make_receiver(settings: Settings) -> StorageScp:
         check_called_ae_title=dicom.check_called_ae_title,
         calling_ae_titles=frozenset(dicom.calling_ae_titles),
         networks=_networks(settings),
+        sop_classes=frozenset(dicom.sop_classes),
         unknown_sop_classes=dicom.accept_unknown_sop_classes,
         max_associations=dicom.max_associations,
         max_object_bytes=dicom.max_object_mb << 20,
