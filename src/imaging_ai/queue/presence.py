@@ -30,10 +30,18 @@ class Presence:
         self._descriptor: int | None = None
 
     def hold(self) -> None:
-        """Take the lock; it lasts until `leave` or the end of the process."""
-        self.lock_path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        """Take the lock; it lasts until `leave` or the end of the process. The files of the dead are removed."""
+        folder = self.lock_path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.lock"):
+            _remove_if_dead(path)
+        while self._descriptor is None:
+            descriptor = os.open(self.lock_path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if self.lock_path.exists():
+                self._descriptor = descriptor
+            else:
+                os.close(descriptor)  # another worker came before the lock, and took the file for one of the dead
 
     def leave(self) -> None:
         """Give the lock up: from now on this worker counts as dead."""
@@ -41,6 +49,20 @@ class Presence:
             self.lock_path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _remove_if_dead(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return  # it is gone, or another user's
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return  # its worker lives
+    finally:
+        os.close(descriptor)
 
 
 def this_host() -> str:

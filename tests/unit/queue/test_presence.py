@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from imaging_ai.queue.presence import Presence, is_dead, this_host
@@ -49,3 +51,26 @@ def test_nothing_is_known_of_another_host_or_of_a_folder_that_is_not_here(tmp_pa
 def test_two_workers_of_one_process_have_two_names(tmp_path: Path) -> None:
     assert Presence(tmp_path).owner != Presence(tmp_path).owner
     assert len(Presence(tmp_path, host="h" * 70).owner) <= 100
+
+
+def test_a_worker_that_starts_removes_the_locks_of_the_dead_and_of_nobody_else(tmp_path: Path) -> None:
+    lives, died, starts = Presence(tmp_path), Presence(tmp_path), Presence(tmp_path)
+    lives.hold()
+    died.hold()
+    assert died._descriptor is not None
+    os.close(died._descriptor)  # as the end of its process would
+    starts.hold()
+    assert not died.lock_path.exists()
+    assert dead(died) is True
+    assert dead(lives) is False
+    assert dead(starts) is False
+
+
+def test_workers_that_start_together_all_hold_their_locks(tmp_path: Path) -> None:
+    presences = [Presence(tmp_path) for _ in range(40)]
+    threads = [threading.Thread(target=presence.hold) for presence in presences]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [dead(presence) for presence in presences] == [False] * 40
