@@ -270,7 +270,8 @@ def _inference(pixdim: Sequence[float] | None, window: int | None, overlap: floa
     if pixdim:
         before.append({"_target_": "Orientationd", "keys": keys, "axcodes": "RAS"})
         before.append({"_target_": "Spacingd", "keys": keys, "pixdim": list(pixdim), "mode": "bilinear"})
-        after.append({"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": keys})
+        inversion = {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": keys}
+        after.append({**inversion, "nearest_interp": False, "to_tensor": True})
     before.append({"_target_": "EnsureTyped", "keys": keys})
     after.append({"_target_": "AsDiscreted", "keys": "pred", "argmax": True})
     after.append({"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir"})

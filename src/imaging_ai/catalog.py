@@ -84,6 +84,7 @@ class RunOptions(_Table, frozen=True):
     window_batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    labels_first: bool = False
     config: str = ""
     weights: str = ""
 
@@ -200,6 +201,7 @@ def read_model(path: Path) -> ModelEntry:
             family=Code(*described.model.family),
             digest=digest,
             device_uid=derive_uid("device", digest),
+            parameters=_parameters(described),
         ),
         accepts=Conditions.parse(described.accepts or _modality(metadata), f"{toml}: [accepts]"),
         inputs={k: Conditions.parse(v, f"{toml}: [inputs.{k}]") for k, v in described.inputs.items()},
@@ -289,6 +291,19 @@ def _description(segment: _Segment) -> SegmentDescription:
         cielab=_cielab(segment.color) if segment.color is not None else None,
         min_volume_ml=segment.min_volume_ml,
     )
+
+
+def _parameters(described: _DicomToml) -> tuple[tuple[str, str], ...]:
+    """List the choices that may change an answer, where they are not the usual ones."""
+    run, usual, measured = described.run, RunOptions(), described.measurements
+    changed = [key for key in ("precision", "labels_first") if getattr(run, key) != getattr(usual, key)]
+    parameters = [(key, str(getattr(run, key)).lower()) for key in changed]
+    if measured.instances == "components":
+        parameters.append(("max_findings", str(measured.max_findings)))
+    parameters += [
+        (f"min_volume_ml of {s.value}", f"{s.min_volume_ml:g}") for s in described.segments if s.min_volume_ml
+    ]
+    return tuple(parameters)
 
 
 def _cielab(color: str | tuple[int, int, int]) -> tuple[float, float, float]:

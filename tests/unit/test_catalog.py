@@ -79,6 +79,15 @@ def test_dicom_toml_says_what_a_model_is(tmp_path: Path) -> None:
     assert len(entry.accepts.mismatches({"Modality": "CT"}, 3)) == 2
 
 
+def test_choices_that_change_an_answer_are_parameters_of_the_algorithm(tmp_path: Path) -> None:
+    entry = read_model(bundle(tmp_path / "m", TOML + 'precision = "bfloat16"\nchannels_last = true\n'))
+    assert entry.algorithm.parameters == (
+        ("precision", "bfloat16"),
+        ("max_findings", "20"),
+        ("min_volume_ml of 1", "0.5"),
+    )
+
+
 def test_colors_are_cielab(tmp_path: Path) -> None:
     red, green = (segment.cielab for segment in read_model(bundle(tmp_path / "m")).segments)
     assert red == pytest.approx((53.24, 80.09, 67.20), abs=0.05)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.volume import Volume
-from imaging_ai.errors import BundleInvalid, ModelError, ModelFailed, ModelOutOfMemory
+from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory
 from imaging_ai.infer.expressions import GLOBALS, Allowed
 from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.settings import InferenceConfig, read_config
@@ -85,7 +85,7 @@ class LoadedModel:
         try:
             with torch.inference_mode(), self._precision(), self._measured():
                 return self._predict(named, progress)
-        except ModelError:
+        except ImagingAiError:  # ours, or raised by `progress` to stop the run
             raise
         except Exception as error:  # the edge to the model: transforms and layers may raise anything
             if is_out_of_memory(error):
@@ -138,9 +138,9 @@ class LoadedModel:
 
     def _run(self, data: dict[str, Any], source: MetaTensor, progress: Callable[[float], None]) -> Prediction:
         data = self._before(data)
-        if not isinstance(data, dict) or not isinstance(data.get("image"), torch.Tensor):
-            raise ModelFailed(f"{self.entry.name}: the preprocessing leaves no 'image'")
-        image = data["image"]
+        image = data.get("image", data.get(self._image_keys[0])) if isinstance(data, dict) else None
+        if not isinstance(image, torch.Tensor):
+            raise ModelFailed(f"{self.entry.name}: the preprocessing leaves no image for the network")
         progress(0.1)
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         inputs = plain[None].to(self.device, torch.float32)
@@ -206,14 +206,16 @@ def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_
         raise BundleInvalid(f"{entry.name}: {entry.run.config} is outside of the bundle")
     with _importable(path, allow_scripts):
         locator = ComponentLocator()
-        config = read_config(file, path, str(device), Allowed(locator, scripts=allow_scripts))
+        config = read_config(
+            file, path, str(device), Allowed(locator, scripts=allow_scripts), labels_first=entry.run.labels_first
+        )
         if entry.run.weights:
             config.content["weights"] = str(path / entry.run.weights)
         parser = ConfigParser(config.content, globals=GLOBALS)
         parser.locator = locator
         try:
             return LoadedModel(entry, device, config, parser)
-        except ModelError:
+        except ImagingAiError:
             raise
         except Exception as error:  # the edge to the bundle: what it builds may raise anything
             if is_out_of_memory(error):

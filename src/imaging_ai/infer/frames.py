@@ -67,6 +67,8 @@ def frames_of(ds: Dataset) -> list[Frame]:
     SeriesRefused
         If the instance does not say where its frames lie.
     """
+    if "MOSAIC" in (ds.get("ImageType") or ()):
+        raise SeriesRefused("mosaic", "a mosaic has many slices in one frame; send it as enhanced or single slices")
     if "PerFrameFunctionalGroupsSequence" in ds:
         shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
         return [_frame(ds, k, (group, shared)) for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence)]

@@ -43,8 +43,12 @@ class InferenceConfig:
     notes: tuple[str, ...]
 
 
-def read_config(file: Path, bundle: Path, device: str, allowed: Allowed) -> InferenceConfig:
+def read_config(
+    file: Path, bundle: Path, device: str, allowed: Allowed, *, labels_first: bool = False
+) -> InferenceConfig:
     """Read an inference configuration and adapt it to `device`.
+
+    `labels_first` takes the label of each voxel before, not after, going back to the source grid.
 
     Raises
     ------
@@ -62,6 +66,8 @@ def read_config(file: Path, bundle: Path, device: str, allowed: Allowed) -> Infe
     wanted["weights"] = _load_path(raw) or str(bundle / "models" / "model.pt")
     raw["bundle_root"] = str(bundle)
     content = _closure(wanted, {key: _adapted(value, device) for key, value in raw.items()}, file)
+    if labels_first:
+        _label_before_inversion(content["postprocessing"])
     _invert_labels_by_nearest(content["postprocessing"])
     allowed.check(content, file.name)
     notes: list[str] = []
@@ -168,6 +174,17 @@ def _invert_labels_by_nearest(postprocessing: Any) -> None:
         discrete = discrete or _name(component).startswith("AsDiscrete")
         if discrete and _name(component).startswith("Invert"):
             component["nearest_interp"] = True
+
+
+def _label_before_inversion(postprocessing: Any) -> None:
+    """Move the argmax before the inversion: one channel of labels goes back, not all channels of probabilities."""
+    transforms: list[Any] = postprocessing.get("transforms", []) if isinstance(postprocessing, dict) else []
+    for transform in list(transforms):
+        if _name(transform).startswith("AsDiscrete") and transform.get("argmax"):
+            inversions = [k for k, other in enumerate(transforms) if _name(other).startswith("Invert")]
+            if inversions and inversions[0] < transforms.index(transform):
+                transforms.remove(transform)
+                transforms.insert(inversions[0], transform)
 
 
 def _drop_removed_arguments(content: dict[str, Any], allowed: Allowed, notes: list[str]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import phantoms
 from imaging_ai.catalog import ModelEntry, read_model
 from imaging_ai.core.volume import Volume
-from imaging_ai.errors import BundleInvalid, ModelFailed, ModelOutOfMemory, SeriesRefused
+from imaging_ai.errors import BundleInvalid, ModelFailed, ModelOutOfMemory, SeriesRefused, WrongState
 from imaging_ai.infer.bundle import load_bundle
 
 MakeEntry = Callable[..., ModelEntry]
@@ -90,6 +90,26 @@ def test_labels_are_inverted_by_nearest_neighbour(make_entry: MakeEntry, make_vo
     entry = changed(make_entry(pixdim=(0.7, 0.7, 0.7)), discrete_first)
     volume = make_volume(phantoms.corner(SHAPE))
     assert dice(load_bundle(entry).predict(volume) > 0, volume.voxels > 150) > 0.95
+
+
+def test_labels_first_goes_back_with_labels(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
+    toml = '[[segments]]\nvalue = 1\nlabel = "Bright"\n[run]\nlabels_first = true\n'
+    entry = make_entry(pixdim=(0.7, 0.7, 0.7), dicom_toml=toml)
+    assert entry.algorithm.parameters == (("labels_first", "true"),)
+    volume = make_volume(phantoms.corner(SHAPE), orientation=phantoms.OBLIQUE)
+    model = load_bundle(entry)
+    invert = model._after.transforms[2]
+    assert type(invert).__name__ == "Invertd" and invert.nearest_interp[0]
+    assert dice(model.predict(volume) > 0, volume.voxels > 150) > 0.95
+
+
+def test_progress_may_stop_a_run(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
+    def stop(part: float) -> None:
+        if part > 0.3:
+            raise WrongState("the job was cancelled")
+
+    with pytest.raises(WrongState, match="cancelled"):
+        load_bundle(make_entry(window=16)).predict(make_volume(phantoms.corner(SHAPE)), stop)
 
 
 def test_overlapping_channels_come_out_as_masks(make_entry: MakeEntry, make_volume: MakeVolume) -> None:

@@ -51,6 +51,7 @@ def test_arithmetic_is_allowed(allowed: Allowed, expression: str) -> None:
         ("$torch.hub.load('a', 'b')", "torch.hub.load|load"),
         ("$torch.ops.load_library('x')", "torch.ops"),
         ("$torch.nn.functional.torch.load", "load"),
+        ("$torch.nn.functional.torch.compile", "torch.nn.functional.torch.compile"),
         ("$torch.nn.modules.module.functools.partial", "functools"),
         ("$np.load('x', allow_pickle=True)", "load"),
         ("$np.fromfile('x')", "np.fromfile"),

@@ -252,6 +252,12 @@ def test_a_series_without_geometry_is_refused(truth: NDArray[np.float32], keywor
     assert keyword in refusal.message
 
 
+def test_a_mosaic_is_refused(truth: NDArray[np.float32]) -> None:
+    datasets = phantoms.series(truth[:1], modality="MR")
+    datasets[0].ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
+    assert refused(datasets).reason == "mosaic"
+
+
 def test_truncated_pixels_are_refused(truth: NDArray[np.float32]) -> None:
     datasets = phantoms.series(truth)
     datasets[3].PixelData = datasets[3].PixelData[:-40]
