@@ -110,6 +110,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     folders: tuple[str, ...] = ()
     memory_mb: Count = 4096
+    allow_scripts: bool = False
     shipped: bool = True
 
 

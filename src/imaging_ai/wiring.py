@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from imaging_ai.doctor import Finding
     from imaging_ai.infer.bundle import LoadedModel
+    from imaging_ai.infer.registry import Registry
     from imaging_ai.pipeline import Pipeline
     from imaging_ai.receive.policy import IPNetwork
     from imaging_ai.receive.scp import StorageScp
@@ -299,21 +300,26 @@ def _upkeep(archive: Archive, deliveries: Deliveries) -> Callable[[], None]:
 def make_pipeline(settings: Settings) -> Pipeline:
     """Build the pipeline, in a runner's process; this is where the model libraries are imported."""
     from imaging_ai import logs
-    from imaging_ai.infer.device import choose_device
-    from imaging_ai.infer.registry import Registry
     from imaging_ai.pipeline import Pipeline
 
     logs.configure(settings.log.level, settings.log.style)
     database = make_database(settings)
-    device = choose_device(settings.worker.device, threads=settings.worker.threads)
-    models = Registry(make_catalog(settings), device, settings.models.memory_mb << 20)
     return Pipeline(
         database,
         make_archive(settings, database),
         make_ledger(settings, database),
         make_deliveries(settings, database),
-        models,
+        _make_registry(settings),
     )
+
+
+def _make_registry(settings: Settings) -> Registry:
+    from imaging_ai.infer.device import choose_device
+    from imaging_ai.infer.registry import Registry
+
+    device = choose_device(settings.worker.device, threads=settings.worker.threads)
+    options = settings.models
+    return Registry(make_catalog(settings), device, options.memory_mb << 20, allow_scripts=options.allow_scripts)
 
 
 # -- one-off work for the command line
@@ -321,11 +327,7 @@ def make_pipeline(settings: Settings) -> Pipeline:
 
 def load_model(settings: Settings, name: str) -> LoadedModel:
     """Load a model into this process."""
-    from imaging_ai.infer.device import choose_device
-    from imaging_ai.infer.registry import Registry
-
-    device = choose_device(settings.worker.device, threads=settings.worker.threads)
-    return Registry(make_catalog(settings), device, settings.models.memory_mb << 20).get(name)
+    return _make_registry(settings).get(name)
 
 
 def explain_folder(settings: Settings, folder: Path) -> str:
