@@ -12,6 +12,8 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class import ServiceClass, StorageServiceClass
+from pynetdicom.sop_class import register_uid, uid_to_service_class
 
 from imaging_ai.archive.archive import Archive, Visit
 from imaging_ai.core.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
@@ -44,6 +46,9 @@ def application_entity(policy: AssociationPolicy) -> AE:
 def storage_contexts(policy: AssociationPolicy) -> list[PresentationContext]:
     """Return every storage SOP class, and Verification, in every transfer syntax."""
     classes = sorted({*STORAGE_SOP_CLASSES, *policy.sop_classes, VERIFICATION})
+    for uid in classes:
+        if uid_to_service_class(uid) is ServiceClass:  # retired, private: unknown to pynetdicom
+            register_uid(uid, STORAGE_SOP_CLASSES.get(uid, f"Storage_{uid.replace('.', '_')}"), StorageServiceClass)
     return [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in classes]
 
 

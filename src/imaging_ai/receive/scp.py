@@ -290,12 +290,11 @@ def _receive(sock: socket.socket, length: int, deadline: float, flags: int = 0) 
 
 
 def _close(sock: socket.socket) -> None:
-    """Close a connection so that what was written last still reaches the peer (it closes first: PS3.8 9.2, Sta13)."""
+    """Wait a moment for the peer to close first, so that what we wrote last reaches it (PS3.8 9.2, Sta13)."""
     try:
-        sock.shutdown(socket.SHUT_WR)
         sock.settimeout(_LINGER_SECONDS)
         while sock.recv(4096):
             continue
     except OSError:
-        _log.debug("the peer was gone already")
+        _log.debug("the peer did not close the connection")
     sock.close()
