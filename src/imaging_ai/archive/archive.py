@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, cast
 
 from sqlmodel import Session
 
@@ -93,7 +93,8 @@ class Archive:
             If storage or database cannot take it. Then nothing of it is kept.
         """
         visit = visit or Visit(source, origin_address, door)
-        blob = writer.stage() if isinstance(writer, StagedWriter) else writer.commit()
+        # A journaled store's writers can be staged; asking the type each time would cost as much as the header scan.
+        blob = writer.commit() if self._journal is None else cast(StagedWriter, writer).stage()
         arrival = Arrival(header, blob, visit)
         try:
             self._group.run(arrival)

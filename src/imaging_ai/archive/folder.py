@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imaging_ai.archive import log
+from imaging_ai.archive.linux import start_writeback
 from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import NotFound, StorageUnavailable
@@ -176,24 +177,26 @@ class FolderStore:
     def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of an object."""
         begin, wanted = _range(ref, start, length)
-        with self._open(ref) as descriptor, _storage_errors():
-            return os.pread(descriptor, wanted, begin)
+        with self._open(ref) as descriptor:
+            return _read_all(descriptor, wanted, begin)
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give an object in pieces."""
         with self._open(ref) as descriptor:
             for start in range(0, ref.length, chunk_size):
                 begin, wanted = _range(ref, start, chunk_size)
-                with _storage_errors():
-                    chunk = os.pread(descriptor, wanted, begin)
-                yield chunk
+                yield _read_all(descriptor, wanted, begin)
 
     @contextmanager
     def _open(self, ref: BlobRef) -> Iterator[int]:
+        path = self.path(ref)
         try:
-            descriptor = os.open(self.path(ref), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound("the stored object is gone") from None
+            with _storage_errors():
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except StorageUnavailable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise NotFound("the stored object is gone") from None
+            raise
         try:
             yield descriptor
         finally:
@@ -312,7 +315,7 @@ class FolderWriter:
         self._view = memoryview(buffer)
         self._part: Path | None = None
         self._descriptor = -1
-        self._cleaned = 0
+        self._started = 0
         self.size = 0
 
     @property
@@ -338,10 +341,10 @@ class FolderWriter:
             missing = data[: SMALL_BYTES - self.size]
             self._view[self.size : SMALL_BYTES] = missing
         self._write_all(data)
-        if self.size - self._cleaned >= _WRITEBACK_BYTES:
-            # Starts the disk on what is written, so that the sync at the end finds little to do.
-            os.posix_fadvise(self._descriptor, self._cleaned, self.size - self._cleaned, os.POSIX_FADV_DONTNEED)
-            self._cleaned = self.size
+        if self.size - self._started >= _WRITEBACK_BYTES:
+            if self._store.is_synced:
+                start_writeback(self._descriptor, self._started, self.size - self._started)
+            self._started = self.size
 
     def _write_all(self, data: memoryview) -> None:
         while len(data):
@@ -399,6 +402,18 @@ class FolderWriter:
         if self._buffer is not None:
             self._store.give_back(self._buffer)
             self._buffer = None
+
+
+def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
+    """Read exactly so much: one call gives 2 GiB at most, and a file that was cut short must not pass for whole."""
+    with _storage_errors():
+        data = os.pread(descriptor, wanted, begin)
+        while len(data) < wanted:
+            more = os.pread(descriptor, wanted - len(data), begin + len(data))
+            if not more:
+                raise OSError(errno.EIO, "the file is shorter than what was stored")
+            data += more
+    return data
 
 
 def _range(ref: BlobRef, start: int, length: int | None) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from imaging_ai.archive.text import Decoder
@@ -23,59 +22,56 @@ __all__ = ["HEAD_BYTES", "dataset_offset", "scan", "transfer_syntax"]
 #: As much of an instance as `scan` needs to see: what the index keeps lies well before it.
 HEAD_BYTES = 1 << 20
 _MAX_DEPTH = 32
-_MAX_ELEMENTS = 100_000
 _UNDEFINED = 0xFFFFFFFF
 _UNKNOWN_SIZE = 1 << 62
-_LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_VRS = _LONG_VRS | {
-    *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"),
-    *(b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
-}
+#: Value representations: True for those with a 32-bit length in explicit encodings (PS3.5 7.1.2).
+_VRS = dict.fromkeys((b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN"), False)
+_VRS |= dict.fromkeys((b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"), False)
+_VRS |= dict.fromkeys((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"), True)
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
 #: Tag -> (field of InstanceHeader, how to read it): uid, text (of the character set), code (ASCII), int, short.
-_WANTED: Mapping[int, tuple[str, str]] = MappingProxyType(
-    {
-        _SPECIFIC_CHARACTER_SET: ("", "code"),
-        0x00080008: ("image_type", "code"),
-        0x00080016: ("sop_class_uid", "uid"),
-        0x00080018: ("sop_instance_uid", "uid"),
-        0x00080020: ("study_date", "code"),
-        0x00080021: ("series_date", "code"),
-        0x00080030: ("study_time", "code"),
-        0x00080031: ("series_time", "code"),
-        0x00080050: ("accession_number", "text"),
-        0x00080060: ("modality", "code"),
-        0x00080070: ("manufacturer", "text"),
-        0x00080080: ("institution_name", "text"),
-        0x00080090: ("referring_physician_name", "text"),
-        0x00081010: ("station_name", "text"),
-        0x00081030: ("study_description", "text"),
-        0x0008103E: ("series_description", "text"),
-        0x00081090: ("manufacturer_model_name", "text"),
-        0x00100010: ("patient_name", "text"),
-        0x00100020: ("patient_id", "text"),
-        0x00100021: ("issuer_of_patient_id", "text"),
-        0x00100030: ("patient_birth_date", "code"),
-        0x00100040: ("patient_sex", "code"),
-        0x00180015: ("body_part_examined", "code"),
-        0x00181030: ("protocol_name", "text"),
-        0x0020000D: ("study_instance_uid", "uid"),
-        0x0020000E: ("series_instance_uid", "uid"),
-        0x00200010: ("study_id", "text"),
-        0x00200011: ("series_number", "int"),
-        0x00200013: ("instance_number", "int"),
-        0x00200052: ("frame_of_reference_uid", "uid"),
-        0x00201002: ("images_in_acquisition", "int"),
-        0x00280008: ("number_of_frames", "int"),
-        0x00280010: ("rows", "short"),
-        0x00280011: ("columns", "short"),
-        0x00280100: ("bits_allocated", "short"),
-        0x00400244: ("performed_procedure_step_start_date", "code"),
-        0x00400245: ("performed_procedure_step_start_time", "code"),
-    }
-)
+_WANTED: Mapping[int, tuple[str, str]] = {
+    _SPECIFIC_CHARACTER_SET: ("", "code"),
+    0x00080008: ("image_type", "code"),
+    0x00080016: ("sop_class_uid", "uid"),
+    0x00080018: ("sop_instance_uid", "uid"),
+    0x00080020: ("study_date", "code"),
+    0x00080021: ("series_date", "code"),
+    0x00080030: ("study_time", "code"),
+    0x00080031: ("series_time", "code"),
+    0x00080050: ("accession_number", "text"),
+    0x00080060: ("modality", "code"),
+    0x00080070: ("manufacturer", "text"),
+    0x00080080: ("institution_name", "text"),
+    0x00080090: ("referring_physician_name", "text"),
+    0x00081010: ("station_name", "text"),
+    0x00081030: ("study_description", "text"),
+    0x0008103E: ("series_description", "text"),
+    0x00081090: ("manufacturer_model_name", "text"),
+    0x00100010: ("patient_name", "text"),
+    0x00100020: ("patient_id", "text"),
+    0x00100021: ("issuer_of_patient_id", "text"),
+    0x00100030: ("patient_birth_date", "code"),
+    0x00100040: ("patient_sex", "code"),
+    0x00180015: ("body_part_examined", "code"),
+    0x00181030: ("protocol_name", "text"),
+    0x0020000D: ("study_instance_uid", "uid"),
+    0x0020000E: ("series_instance_uid", "uid"),
+    0x00200010: ("study_id", "text"),
+    0x00200011: ("series_number", "int"),
+    0x00200013: ("instance_number", "int"),
+    0x00200052: ("frame_of_reference_uid", "uid"),
+    0x00201002: ("images_in_acquisition", "int"),
+    0x00280008: ("number_of_frames", "int"),
+    0x00280010: ("rows", "short"),
+    0x00280011: ("columns", "short"),
+    0x00280100: ("bits_allocated", "short"),
+    0x00400244: ("performed_procedure_step_start_date", "code"),
+    0x00400245: ("performed_procedure_step_start_time", "code"),
+}
+_PERSON_NAMES = (0x00080090, 0x00100010)
 _REQUIRED = {
     "sop_class_uid": "SOP Class UID",
     "sop_instance_uid": "SOP Instance UID",
@@ -135,7 +131,7 @@ def _read_meta(view: memoryview) -> _Meta:
             if group != 2:
                 break
             position += 8
-            if vr in _LONG_VRS:
+            if _VRS.get(vr):
                 (length,) = struct.unpack_from("<I", view, position)
                 position += 4
             if element == 0x0010:
@@ -185,39 +181,40 @@ class _Walk:
         return found
 
     def _top_level(self, found: dict[int, bytes]) -> None:
-        view, end, size, wanted, long_vrs = self._view, self._end, self._size, _WANTED, _LONG_VRS
+        view, end, size, wanted, vrs = self._view, self._end, self._size, _WANTED, _VRS
         explicit, unpack_long = self._explicit, self._long.unpack_from
         unpack = struct.Struct(self._order + ("HH2sH" if explicit else "HHI")).unpack_from
-        position, last, count = 0, 0, 0
+        position, last = 0, 0
         while position + 8 <= end:
             if explicit:
                 group, element, vr, length = unpack(view, position)
                 position += 8
-                if vr in long_vrs:
+                is_long = vrs.get(vr)
+                if is_long:
                     (length,) = unpack_long(view, position)
                     position += 4
-                elif vr not in _VRS:
+                elif is_long is None:
                     length = self._unknown_vr(vr, position)
             else:
                 group, element, length = unpack(view, position)
                 position += 8
             tag = group << 16 | element
-            if tag == 0 and length == 0:
-                break  # zero padding after the data set
-            count += 1
-            if tag <= last or count > _MAX_ELEMENTS:
+            if tag <= last:
+                if tag == 0 and length == 0:
+                    return  # zero padding after the data set
                 raise NotDicom("the data set is damaged: its elements are not in ascending order")
             last = tag
             if length == _UNDEFINED:
                 position = self._skip_undefined(position, tag == 0x7FE00010, 0)
                 continue
-            if position + length > size:
+            start = position
+            position += length
+            if position > size:
                 raise NotDicom("the data set is cut short: an element reaches past its end")
             if tag in wanted:
-                if position + length > end:
+                if position > end:
                     return
-                found[tag] = bytes(view[position : position + length])
-            position += length
+                found[tag] = bytes(view[start:position])
 
     def _unknown_vr(self, vr: bytes, position: int) -> int:
         """Give the length of an element whose VR is of a later edition (PS3.5 6.2, note 2 of table 6.2-1)."""
@@ -262,7 +259,7 @@ class _Walk:
                 return position + 8
             if explicit:
                 vr = bytes(view[position + 4 : position + 6])
-                if vr in _LONG_VRS:
+                if _VRS.get(vr):
                     (length,) = self._long.unpack_from(view, position + 8)
                     position += 4
                 else:
@@ -300,18 +297,20 @@ def _integer(value: bytes) -> int | None:
 
 def _header(values: dict[int, bytes], transfer_syntax_uid: str, order: str) -> InstanceHeader:
     decoder = Decoder(_ascii(values.pop(_SPECIFIC_CHARACTER_SET, b"")))
-    fields: dict[str, str | int | None] = {}
+    fields: dict[str, str | int | None] = {"transfer_syntax_uid": transfer_syntax_uid}
     for tag, value in values.items():
         name, kind = _WANTED[tag]
-        if kind == "text":
-            fields[name] = decoder.decode(value, person_name=tag in (0x00100010, 0x00080090))
-        elif kind == "int":
+        if kind == "int":
             fields[name] = _integer(value)
         elif kind == "short":
             fields[name] = struct.unpack_from(order + "H", value)[0] if len(value) >= 2 else None
+        elif value.isascii() and b"\x1b" not in value and (kind != "text" or b"\0" not in value[:-1]):
+            fields[name] = value.decode("ascii").strip(" \0")
+        elif kind == "text":
+            fields[name] = decoder.decode(value, person_name=tag in _PERSON_NAMES)
         else:
             fields[name] = _ascii(value)
     for name, title in _REQUIRED.items():
         if not is_uid(str(fields.get(name, ""))):
             raise NotDicom(f"the data set has no valid {title}")
-    return InstanceHeader(transfer_syntax_uid=transfer_syntax_uid, **fields)  # type: ignore[arg-type]
+    return InstanceHeader(**fields)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ Each record is a 64-byte header and the object. A record that a crash left half-
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -16,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from imaging_ai.archive.linux import punch_hole
+
 __all__ = ["HEADER_BYTES", "Record", "Segment", "checksum", "erase", "records"]
 
 HEADER_BYTES = 64
@@ -23,7 +24,6 @@ _ALIGNMENT = 64
 _MAGIC = b"IAIREC01"
 _HEADER = struct.Struct("<8sIIQQ")
 _LIVE, _PUT, _DEAD = 1, 2, 3
-_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
 
 
 class Record(NamedTuple):
@@ -135,20 +135,9 @@ def erase(path: Path, offset: int, length: int) -> None:
     try:
         state_at = offset - HEADER_BYTES + len(_MAGIC)
         os.pwrite(descriptor, struct.pack("<I", _DEAD), state_at)
-        _punch_hole(descriptor, offset, length)
+        punch_hole(descriptor, offset, length)
     finally:
         os.close(descriptor)
-
-
-def _punch_hole(descriptor: int, offset: int, length: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    mode = ctypes.c_int(_FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE)
-    if libc.fallocate(ctypes.c_int(descriptor), mode, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0:
-        return
-    if ctypes.get_errno() not in (errno.EOPNOTSUPP, errno.ENOSYS):
-        raise OSError(ctypes.get_errno(), "fallocate")
-    for position in range(offset, offset + length, 1 << 20):  # the bytes must go, even where blocks cannot
-        os.pwrite(descriptor, bytes(min(1 << 20, offset + length - position)), position)
 
 
 def _aligned(position: int) -> int:

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from imaging_ai.archive import gate
-from imaging_ai.archive.archive import Archive, Visit
+from imaging_ai.archive.archive import Archive, Kept, Visit
 from imaging_ai.archive.blobs import BlobWriter
 from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from imaging_ai.errors import DatasetMismatch, ImagingAiError, NotDicom, TooLarge, UnsupportedSopClass
@@ -22,6 +22,8 @@ __all__ = ["SUCCESS", "Incoming", "Outcome"]
 
 _log = logging.getLogger(__name__)
 _DOOR = "dimse"
+_RECEIVED = {kept: INSTANCES_RECEIVED.labels(_DOOR, kept.value) for kept in Kept}
+_BYTES = RECEIVED_BYTES.labels(_DOOR)
 SUCCESS = 0x0000
 
 
@@ -105,8 +107,8 @@ class Incoming:
             visit=self._visit,
         )
         self.discard()
-        INSTANCES_RECEIVED.labels(_DOOR, kept.value).inc()
-        RECEIVED_BYTES.labels(_DOOR).inc(size)
+        _RECEIVED[kept].inc()
+        _BYTES.inc(size)
         return Outcome(SUCCESS)
 
     def _check_command(self) -> None:
