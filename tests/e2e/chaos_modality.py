@@ -57,7 +57,7 @@ def phantom(name: str, *, modality: str = "CT", slices: int = 6, size: int = 48)
 class Modality:
     """Threads that push one series after the other, each to its last acknowledgement.
 
-    `make(number)` makes the series; `may_go_on` says whether one that makes work may be begun now.
+    `make(number)` makes the series; without `count` there is always another one until `finish`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Modality:
         ports: Sequence[int],
         make: Callable[[int], Pushed],
         *,
+        count: int | None = None,
         threads: int = 3,
         pause: float = 0.02,
         seed: int = 0,
@@ -73,7 +74,7 @@ class Modality:
         self.unexpected: list[str] = []
         self.refused = self.lost = self.acknowledgements = 0
         self._ports, self._make, self._pause, self._seed = tuple(ports), make, pause, seed
-        self._numbers = itertools.count()
+        self._numbers = iter(itertools.count() if count is None else range(count))
         self._lock = threading.Lock()
         self._enough = threading.Event()
         self._given_up = threading.Event()
@@ -86,6 +87,10 @@ class Modality:
     def finish(self, timeout: float) -> None:
         """Begin no further series, and wait until every one is acknowledged."""
         self._enough.set()
+        self.join(timeout)
+
+    def join(self, timeout: float) -> None:
+        """Wait until every series is acknowledged, and give up after so many seconds."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -95,7 +100,9 @@ class Modality:
         rng = random.Random(f"modality {self._seed} {number}")
         while not self._enough.is_set():
             with self._lock:
-                one = self._make(next(self._numbers))
+                if (following := next(self._numbers, None)) is None:
+                    return
+                one = self._make(following)
                 self.pushed.append(one)
             while not one.complete and not self._given_up.is_set():
                 self._associate(one, rng)
