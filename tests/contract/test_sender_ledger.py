@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlmodel import select
 
 from imaging_ai.core.job import DeliveryState, Priority
@@ -122,6 +123,23 @@ def test_many_senders_never_claim_the_same(results: Results) -> None:
     assert len(claimed) == 24
     assert set(Counter(claimed).values()) == {1}
     assert {size for _, _, size in claimed} == {2}  # SEG and SR together, always
+
+
+def test_a_job_that_another_is_just_claiming_is_passed_over_whole(tmp_path: Path, postgres_url: str) -> None:
+    results = Results(postgres_url, tmp_path)
+    results.job()
+    second, _ = results.job()
+    claimed: list[Batch | None] = []
+    other = threading.Thread(target=lambda: claimed.append(results.deliveries.claim("other", 60.0)))
+
+    with results.database.write() as session:  # as far as the other got: it holds the first row, not yet the second
+        session.connection().execute(text("SELECT id FROM delivery ORDER BY id LIMIT 1 FOR UPDATE"))
+        other.start()
+        other.join(10)
+        assert not other.is_alive(), "a claim waits for another"
+
+    assert [(batch.job_id, len(batch.items)) for batch in claimed if batch] == [(second, 2)]
+    results.database.dispose()
 
 
 def test_destinations_take_turns(results: Results) -> None:

@@ -176,6 +176,15 @@ def test_a_peer_that_does_not_answer_a_store_in_time_is_a_passing_fault(tmp_path
         send(dicom(peer.port, timeout=0.5), file)
 
 
+def test_a_peer_that_stops_reading_is_noticed_by_its_silence(tmp_path: Path) -> None:
+    file = large_object(tmp_path)
+    with (
+        breaking_peer(after_bytes=100_000, stalls=True) as port,
+        pytest.raises(DeliveryUnavailable, match="the connection broke"),
+    ):
+        send(dicom(port, timeout=1.0), file)
+
+
 @pytest.fixture
 def mute_port() -> Iterator[int]:
     """A port that accepts connections and never says a word, as a firewall or a web server may."""
@@ -203,12 +212,18 @@ def test_storescp_takes_everything_and_cannot_be_asked(real_data: Path, tmp_path
     assert dcmread(arrived) == dcmread(file)
 
 
-def test_a_large_object_goes_to_a_peer_with_small_pdus(tmp_path: Path) -> None:
-    path = small_object(tmp_path, SEG, "1.2.3.1")
+def large_object(folder: Path) -> Path:
+    """10 MB: more than sockets buffer."""
+    path = small_object(folder, SEG, "1.2.3.1")
     ds = dcmread(path)
     ds.PixelData = bytes(range(256)) * 40_000
     ds["PixelData"].VR = "OB"
     ds.save_as(path)
+    return path
+
+
+def test_a_large_object_goes_to_a_peer_with_small_pdus(tmp_path: Path) -> None:
+    path = large_object(tmp_path)
     with RecordingPeer() as peer:
         send(dicom(peer.port), path)
 

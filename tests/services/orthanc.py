@@ -26,7 +26,7 @@ PLUGINS = Path("/usr/share/orthanc/plugins")
 class Orthanc:
     """A running Orthanc and what tests ask of it."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, auth: tuple[str, str] | None = None, **settings: Any) -> None:
         self.folder = folder
         self.ae_title = str(settings.get("DicomAet", "ORTHANC"))
         self.http_port = int(settings.get("HttpPort") or free_port())
@@ -36,7 +36,7 @@ class Orthanc:
         self.log = folder / "orthanc.log"
         self._configuration = folder / "orthanc.json"
         self._configuration.write_text(json.dumps(self._defaults() | settings))
-        self._client = httpx.Client(base_url=self.url, timeout=60.0)
+        self._client = httpx.Client(base_url=self.url, timeout=60.0, auth=auth)
         self._process: subprocess.Popen[bytes] | None = None
 
     def _defaults(self) -> dict[str, Any]:
@@ -197,7 +197,7 @@ OrthancFactory = Callable[..., Orthanc]
 
 @contextmanager
 def running(folder: Path, environment: Mapping[str, str] | None = None, **settings: Any) -> Iterator[Orthanc]:
-    """Run an Orthanc in `folder`; `settings` replace entries of its configuration."""
+    """Run an Orthanc in `folder`; `settings` replace entries of its configuration (and `auth` is for its REST API)."""
     folder.mkdir(parents=True, exist_ok=True)
     server = Orthanc(folder, **settings)
     try:

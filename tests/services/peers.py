@@ -129,8 +129,8 @@ class RecordingPeer:
 
 
 @contextmanager
-def breaking_peer(after_bytes: int) -> Iterator[int]:
-    """Listen on a port, pass everything on to a real peer, and cut the connection after so many bytes."""
+def breaking_peer(after_bytes: int, *, stalls: bool = False) -> Iterator[int]:
+    """Listen on a port, pass so many bytes on to a real peer, and then cut the connection, or read no more."""
     with RecordingPeer() as behind, socket.create_server(("127.0.0.1", 0)) as listener:
         stop = threading.Event()
 
@@ -142,6 +142,8 @@ def breaking_peer(after_bytes: int) -> Iterator[int]:
                     return
                 with front, socket.create_connection(("127.0.0.1", behind.port)) as back:
                     _relay(front, back, after_bytes)
+                    if stalls:
+                        stop.wait(30)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
