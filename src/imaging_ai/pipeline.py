@@ -163,6 +163,7 @@ class Pipeline:
 
     def _register(self, job: Job, attempt: int, analysis: Analysis) -> None:
         staged: list[_Staged] = []
+        in_doubt = False
         try:
             for one in analysis.objects:
                 header = gate.scan(one.data, size=len(one.data))
@@ -173,8 +174,10 @@ class Pipeline:
                 self._keep_findings(session, job, analysis.findings)
                 uids = [one.sop_instance_uid for one in analysis.objects]
                 self._deliveries.schedule(session, job.id, uids, job.destinations)
+                in_doubt = True  # from here on the commit may go through although its answer is lost
         except BaseException:
-            self._withdraw(staged)
+            if not in_doubt:  # else rows may name these files, and recovery decides
+                self._withdraw(staged)
             raise
 
     def _withdraw(self, staged: Sequence[_Staged]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from enum import StrEnum
 from typing import Literal, cast
 
@@ -217,8 +218,9 @@ class Archive:
         if self._journal is None:
             return 0
         recovered = 0
-        for blob in self._journal.recover(self._known):
-            recovered += self._adopt(blob)
+        with closing(self._journal.recover(self._known, self._index.flush)) as left:
+            for blob in left:
+                recovered += self._adopt(blob)
         if recovered:
             _log.info("recovered %d instances that the index lacked", recovered)
         return recovered
@@ -235,7 +237,11 @@ class Archive:
             return False
 
     def _known(self, blobs: Sequence[BlobRef]) -> set[BlobRef]:
-        return find.known(self.database, blobs)
+        """Return those that the index has, durably: what was only just committed is flushed after it was seen."""
+        found = find.known(self.database, blobs)
+        if found:
+            self._index.flush()
+        return found
 
     def _settle(self) -> None:
         """From time to time make the index durable, so that recovery has little to look at."""
@@ -243,7 +249,6 @@ class Archive:
         if journal is None or journal.unsettled_bytes() < _SETTLE_BYTES or not self._settling.acquire(blocking=False):
             return
         try:
-            self._index.flush()
             journal.settle(self._known)
         except ImagingAiError as error:
             _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
@@ -254,7 +259,6 @@ class Archive:
         """End this process's use of store and database; a clean end leaves recovery nothing to do."""
         if self._journal is not None:
             try:
-                self._index.flush()
                 self._journal.close(self._known)
             except ImagingAiError as error:
                 _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)

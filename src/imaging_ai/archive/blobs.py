@@ -5,7 +5,7 @@ A store gives its own names to objects; nothing a peer sent becomes part of a pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -81,8 +81,11 @@ class JournaledStore(Protocol):
     def settle(self, known: Known) -> None:
         """Forget the names of objects that the index has durably."""
 
-    def recover(self, known: Known) -> Iterator[BlobRef]:
-        """Give the whole objects of dead processes that the index lacks, to be indexed or deleted by the caller."""
+    def recover(self, known: Known, flush: Callable[[], None]) -> Generator[BlobRef]:
+        """Give the whole objects of dead processes that the index lacks, to be indexed or deleted by the caller.
+
+        `flush` makes durable what the caller has indexed, before its names are forgotten.
+        """
 
     def close(self, known: Known) -> None:
         """End this process's use of the store, settling what `known` has."""

@@ -13,36 +13,23 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from imaging_ai.archive import log
-from imaging_ai.archive.linux import start_writeback
+from imaging_ai.archive.folder_writer import SMALL_BYTES, FolderWriter, storage_errors
 from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.errors import NotFound, StorageUnavailable
+from imaging_ai.errors import NotFound
 
-__all__ = ["FolderStore", "FolderWriter", "Known"]
+__all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known"]
 
-#: Up to here an object is held in memory and goes into the log; larger ones go to a file as they come.
-SMALL_BYTES = 1 << 20
-_WRITEBACK_BYTES = 16 << 20
 _SPARE_BUFFERS = 8
 _KEY = re.compile(r"(objects/([0-9a-f]{2})/\2[0-9a-f]{30}\.dcm|logs/([0-9a-f]{2})/\3[0-9a-f]{30}\.log)")
 
 #: Which of these objects the index has, durably.
 Known = Callable[[Sequence[BlobRef]], set[BlobRef]]
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = "is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "does not work"
-        name = errno.errorcode.get(error.errno or 0, "unknown error")
-        raise StorageUnavailable(f"the storage folder {reason} ({name})") from error
 
 
 class FolderStore:
@@ -65,7 +52,7 @@ class FolderStore:
         self._lost: set[str] = set()
         self._spare: list[bytearray] = []
         self._unsettled_bytes = 0
-        with _storage_errors():
+        with storage_errors():
             for folder in ("objects", "logs", "owners"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
 
@@ -73,7 +60,7 @@ class FolderStore:
 
     def begin(self, size_hint: int | None = None) -> FolderWriter:
         """Open a new object."""
-        with _storage_errors():
+        with storage_errors():
             room = os.statvfs(self.root)
             if room.f_bavail * room.f_frsize < self._min_free_bytes + (size_hint or 0):
                 raise OSError(errno.ENOSPC, "below the free space to be kept")
@@ -95,7 +82,7 @@ class FolderStore:
     def append(self, data: memoryview, *, put: bool) -> BlobRef:
         """Write a small object into the log."""
         total = log.checksum(data)
-        with _storage_errors():
+        with storage_errors():
             while True:
                 segment = self._segment or self._next_segment(None)
                 try:
@@ -135,7 +122,7 @@ class FolderStore:
         """Make staged objects durable: large ones are already, small ones by one sync of the log."""
         if not self.is_synced:
             return
-        with _storage_errors():
+        with storage_errors():
             with self._lock:  # waits for a segment that is being sealed, which syncs it
                 segment = self._segment
             key = self._key("logs", segment.path) if segment else ""
@@ -189,14 +176,11 @@ class FolderStore:
 
     @contextmanager
     def _open(self, ref: BlobRef) -> Iterator[int]:
-        path = self.path(ref)
-        try:
-            with _storage_errors():
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except StorageUnavailable as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+        with storage_errors():
+            try:
+                descriptor = os.open(self.path(ref), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
                 raise NotFound("the stored object is gone") from None
-            raise
         try:
             yield descriptor
         finally:
@@ -211,7 +195,7 @@ class FolderStore:
     def delete(self, ref: BlobRef) -> None:
         """Remove an object."""
         path = self.path(ref)
-        with _storage_errors():
+        with storage_errors():
             try:
                 if ref.key.startswith("logs/"):
                     log.erase(path, ref.offset, ref.length)
@@ -234,9 +218,11 @@ class FolderStore:
         self._unsettled_bytes = 0
         if self._area is None:
             return
-        active = self._segment.path.name if self._segment else ""
-        with _storage_errors():
-            for entry in self._area.entries(".log"):
+        with storage_errors():
+            segments = self._area.entries(".log")
+            with self._lock:  # asked for after the listing: a segment that begins now is not in it
+                active = self._segment.path.name if self._segment else ""
+            for entry in segments:
                 refs = [BlobRef(self._key("logs", entry), one.offset, one.length) for one in log.records(entry)]
                 if entry.name != active and known(refs).issuperset(refs):
                     entry.unlink()
@@ -245,31 +231,42 @@ class FolderStore:
                 for ref in known(list(entries)):
                     entries[ref].unlink()
 
-    def recover(self, known: Known) -> Iterator[BlobRef]:
+    def recover(self, known: Known, flush: Callable[[], None] = lambda: None) -> Generator[BlobRef]:
         """Give the whole objects of dead processes that the index lacks, to be indexed or deleted by the caller.
 
-        What is not whole, or belongs to a result that was never registered, is removed here.
+        What is not whole, or belongs to a result that was never registered, is removed here. `flush` makes durable what
+        the caller has indexed, before its names are forgotten.
         """
         for area in dead_areas(self.root / "owners"):
-            for entry in area.entries(".log"):
-                yield from self._recover_segment(entry, known)
-            for suffix in (".dcm", ".put"):
-                for entry in area.entries(suffix):
-                    ref = self._object(entry)
-                    if (self.root / ref.key).exists() and not known([ref]):
-                        if suffix == ".dcm":
-                            yield ref
-                        else:
-                            self.delete(ref)
-            area.remove()
+            try:
+                with storage_errors():
+                    for entry in area.entries(".log"):
+                        yield from self._recover_segment(entry, known)
+                    for suffix in (".dcm", ".put"):
+                        yield from self._recover_objects(area.entries(suffix), known)
+                    flush()
+                    area.remove()
+            finally:
+                area.release()  # whoever tries next must find it free
+
+    def _recover_objects(self, entries: Sequence[Path], known: Known) -> Iterator[BlobRef]:
+        refs = {self._object(entry): entry for entry in entries}
+        found = known(list(refs))
+        for ref, entry in refs.items():
+            if ref not in found and (self.root / ref.key).exists():
+                if entry.suffix == ".dcm":
+                    yield ref
+                else:
+                    self.delete(ref)
 
     def _recover_segment(self, entry: Path, known: Known) -> Iterator[BlobRef]:
         key, end = self._key("logs", entry), 0
         with entry.open("rb") as file:
             os.fsync(file.fileno())  # what was whole but not synced yet is about to be indexed
-        for record in log.records(entry, verify=True):
-            ref = BlobRef(key, record.offset, record.length)
-            if not known([ref]):
+        records = {BlobRef(key, one.offset, one.length): one for one in log.records(entry, verify=True)}
+        found = known(list(records))
+        for ref, record in records.items():
+            if ref not in found:
                 if record.whole and not record.put:
                     yield ref
                 else:
@@ -283,7 +280,7 @@ class FolderStore:
 
     def close(self, known: Known | None = None) -> None:
         """Seal our log; what `known` has leaves nothing behind, the rest waits for the next recovery."""
-        with self._lock, _storage_errors():
+        with self._lock, storage_errors():
             segment, self._segment = self._segment, None
             if segment is not None:
                 self._seal(segment)
@@ -306,107 +303,9 @@ class FolderStore:
         return f"{kind}/{path.name[:2]}/{path.name}"
 
 
-class FolderWriter:
-    """One object on its way into a `FolderStore`."""
-
-    def __init__(self, store: FolderStore, buffer: bytearray) -> None:
-        self._store = store
-        self._buffer: bytearray | None = buffer
-        self._view = memoryview(buffer)
-        self._part: Path | None = None
-        self._descriptor = -1
-        self._started = 0
-        self.size = 0
-
-    @property
-    def head(self) -> memoryview:
-        """The beginning of the object, up to `SMALL_BYTES`; all of a small one. Valid until it is staged."""
-        return self._view[: min(self.size, SMALL_BYTES)]
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`."""
-        end = self.size + len(data)
-        if end <= SMALL_BYTES:
-            self._view[self.size : end] = data
-        else:
-            with _storage_errors():
-                self._write_through(memoryview(data))
-        self.size = end
-
-    def _write_through(self, data: memoryview) -> None:
-        if self._part is None:
-            self._part = self._store.area().path / f"{secrets.token_hex(16)}.part"
-            self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            self._write_all(self._view[: self.size])
-            missing = data[: SMALL_BYTES - self.size]
-            self._view[self.size : SMALL_BYTES] = missing
-        self._write_all(data)
-        if self.size - self._started >= _WRITEBACK_BYTES:
-            if self._store.is_synced:
-                start_writeback(self._descriptor, self._started, self.size - self._started)
-            self._started = self.size
-
-    def _write_all(self, data: memoryview) -> None:
-        while len(data):
-            data = data[os.write(self._descriptor, data) :]
-
-    def stage(self) -> BlobRef:
-        """Put the object in place for the archive, which indexes it; durable after the store's next `sync`."""
-        return self._place(put=False)
-
-    def commit(self) -> BlobRef:
-        """Make the object durable for a caller that writes the index row itself."""
-        ref = self._place(put=True)
-        self._store.sync([ref])
-        return ref
-
-    def _place(self, *, put: bool) -> BlobRef:
-        if self._part is None:
-            ref = self._store.append(self.head, put=put)
-        else:
-            with _storage_errors():
-                ref = self._place_file(self._part, ".put" if put else ".dcm")
-        self._release()
-        return ref
-
-    def _place_file(self, part: Path, suffix: str) -> BlobRef:
-        store = self._store
-        if store.is_synced:
-            os.fsync(self._descriptor)
-        entry = part.with_suffix(suffix)
-        part.rename(entry)
-        self._part = entry
-        final = store.root / "objects" / part.name[:2] / f"{part.stem}.dcm"
-        if not final.parent.is_dir():
-            final.parent.mkdir(exist_ok=True)
-            sync_folder(final.parent.parent)
-        os.link(entry, final)
-        if store.is_synced:
-            sync_folder(final.parent)
-            sync_folder(entry.parent)
-        self._part = None
-        store.count(self.size)
-        return BlobRef(f"objects/{final.parent.name}/{final.name}", 0, self.size)
-
-    def discard(self) -> None:
-        """Forget the object; nothing of it remains."""
-        if self._part is not None:
-            self._part.unlink(missing_ok=True)
-            self._part = None
-        self._release()
-
-    def _release(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        if self._buffer is not None:
-            self._store.give_back(self._buffer)
-            self._buffer = None
-
-
 def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
     """Read exactly so much: one call gives 2 GiB at most, and a file that was cut short must not pass for whole."""
-    with _storage_errors():
+    with storage_errors():
         data = os.pread(descriptor, wanted, begin)
         while len(data) < wanted:
             more = os.pread(descriptor, wanted - len(data), begin + len(data))

@@ -56,6 +56,9 @@ class OwnerArea:
 
     def remove(self) -> None:
         """Remove the area with all its entries, and let go of the lock."""
+        for entry in self.path.iterdir():
+            if entry.name != "lock":  # goes last: what has no lock is nobody's to remove
+                entry.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.release()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ import phantoms
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive, Kept, Visit
 from imaging_ai.archive.find import INSTANCE, REPLACED, SERIES, STUDY
-from imaging_ai.archive.folder import FolderStore
+from imaging_ai.archive.folder import FolderStore, Known
+from imaging_ai.archive.index import Index
+from imaging_ai.core.blob import BlobRef
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import AuditEventRow, JobRow
 from imaging_ai.errors import DatabaseUnavailable, InstanceConflict, NotFound
@@ -260,3 +262,49 @@ def test_without_a_database_nothing_is_acknowledged_or_left(tmp_path: Path) -> N
     again = open_archive(database, tmp_path)
     assert again.recover() == 0
     assert count(again, INSTANCE) == 2
+
+
+def test_what_arrives_while_names_are_settled_is_flushed_before_its_name_goes(
+    database: Database, tmp_path: Path
+) -> None:
+    flushes: list[int] = []
+    seen: list[tuple[int, int]] = []
+
+    class WatchedIndex(Index):
+        def flush(self) -> None:
+            super().flush()
+            flushes.append(1)
+
+    class BusyStore(FolderStore):
+        def settle(self, known: Known) -> None:
+            def watched(refs: Sequence[BlobRef]) -> set[BlobRef]:
+                flushes.clear()
+                found = known(refs)
+                seen.append((len(found), len(flushes)))
+                return found
+
+            super().settle(watched)
+
+    archive = Archive(database, BusyStore(tmp_path / "store", min_free_bytes=0, segment_bytes=4 << 20))
+    archive._index = WatchedIndex(database, silence=1.0, synced=False)
+    for ds in (*ct(1, "small"), *phantoms.series(np.zeros((1, 800, 800), np.float32), name="large")):
+        keep(archive, phantoms.to_bytes(ds))
+    archive.close()
+    assert seen == [(1, 1), (1, 1), (0, 0)], "every row that was seen was flushed after that"
+
+
+def test_a_recovery_that_the_database_interrupts_is_done_by_the_next(database: Database, tmp_path: Path) -> None:
+    writer = FolderStore(tmp_path / "store", min_free_bytes=0).begin()
+    writer.write(phantoms.to_bytes(ct()[0]))
+    writer.stage()
+    store = writer._store
+    store.area().release()  # its process died
+    archive = open_archive(database, tmp_path, retry_seconds=0.0)
+    with database.write() as session:
+        session.connection().execute(text("ALTER TABLE audit_event RENAME TO gone"))
+    with pytest.raises(DatabaseUnavailable if database.is_sqlite else Exception):
+        archive.recover()
+    with database.write() as session:
+        session.connection().execute(text("ALTER TABLE gone RENAME TO audit_event"))
+    assert archive.recover() == 1
+    archive.close()

@@ -185,3 +185,30 @@ def test_the_checksum_sees_every_byte(data: bytes, draw: st.DataObject) -> None:
     other = draw.draw(st.integers(0, 255).filter(lambda value: value != data[position]))
     changed = data[:position] + bytes([other]) + data[position + 1 :]
     assert log.checksum(data) != log.checksum(changed)
+
+
+def test_a_file_that_was_cut_short_does_not_pass_for_whole(store: FolderStore) -> None:
+    ref = stage(store, bytes(SMALL_BYTES * 2))
+    os.truncate(store.path(ref), SMALL_BYTES)
+    with pytest.raises(StorageUnavailable):
+        store.read(ref)
+    with pytest.raises(StorageUnavailable):
+        list(store.stream(ref))
+
+
+def test_a_recovery_that_was_interrupted_can_be_tried_again_at_once(tmp_path: Path) -> None:
+    crash(tmp_path, "w = store.begin(); w.write(b'lost'); w.stage()")
+    store = FolderStore(tmp_path)
+    first = store.recover(nothing_known)
+    ref = next(first)
+    first.close()  # the database was away
+    assert list(store.recover(nothing_known)) == [ref]
+
+
+def test_names_are_forgotten_only_after_the_index_was_flushed(tmp_path: Path) -> None:
+    crash(tmp_path, "w = store.begin(); w.write(b'lost'); w.stage()")
+    store = FolderStore(tmp_path)
+    left: list[list[str]] = []
+    list(store.recover(nothing_known, lambda: left.append(files(tmp_path / "owners"))))
+    assert [[name[-4:] for name in names] for names in left] == [[".log", "lock"]]
+    assert files(tmp_path / "owners") == []

@@ -1,0 +1,86 @@
+"""What becomes of the files of a job when the commit that registers them goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from sqlmodel import Session
+
+import phantoms
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.folder import FolderStore
+from imaging_ai.core.job import JobState
+from imaging_ai.db.engine import Database
+from imaging_ai.encode import EncodedObject
+from imaging_ai.errors import DatabaseUnavailable, WrongState
+from imaging_ai.infer.registry import Registry
+from imaging_ai.pipeline import Analysis, Pipeline
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.send.deliveries import Deliveries
+from ledgers import claim, open_database, schedule, sqlite_url
+
+
+class AnswerLost(Database):
+    """Commits, and then the connection breaks before anybody hears of it."""
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with super().write() as session:
+            yield session
+        raise DatabaseUnavailable("the connection to the database was lost")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    database = open_database(sqlite_url(tmp_path))
+    yield Ledger(database)
+    database.dispose()
+
+
+@pytest.fixture
+def archive(ledger: Ledger, tmp_path: Path) -> Iterator[Archive]:
+    opened = Archive(ledger.database, FolderStore(tmp_path / "store", min_free_bytes=0))
+    yield opened
+    opened.close()
+
+
+def pipeline(database: Database, ledger: Ledger, archive: Archive) -> Pipeline:
+    return Pipeline(database, archive, ledger, Deliveries(database), cast("Registry", None))
+
+
+def analysis() -> Analysis:
+    (ds,) = phantoms.series(np.zeros((1, 600, 1000), np.float32), name="result")
+    return Analysis(
+        (),
+        (EncodedObject("SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, phantoms.to_bytes(ds)),),
+        {},
+    )
+
+
+def test_results_whose_commit_went_through_unheard_keep_their_files(
+    ledger: Ledger, archive: Archive, tmp_path: Path
+) -> None:
+    schedule(ledger)
+    job = claim(ledger)
+    deaf = AnswerLost(sqlite_url(tmp_path))
+    with pytest.raises(DatabaseUnavailable):
+        pipeline(deaf, ledger, archive)._register(job, job.attempt, analysis())
+    assert ledger.get(job.id).state is JobState.COMPLETED
+    (registered,) = archive.results(job.id)
+    assert archive.read(registered)[128:132] == b"DICM"
+
+
+def test_results_of_an_attempt_that_is_no_longer_ours_leave_no_file(
+    ledger: Ledger, archive: Archive, tmp_path: Path
+) -> None:
+    schedule(ledger)
+    job = claim(ledger)
+    ledger.release(job.id, job.attempt)
+    with pytest.raises(WrongState):
+        pipeline(ledger.database, ledger, archive)._register(job, job.attempt, analysis())
+    assert list((tmp_path / "store" / "objects").rglob("*.dcm")) == []
