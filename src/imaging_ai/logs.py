@@ -56,8 +56,9 @@ class _TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-#: Libraries whose own records can carry what a peer sent: held at WARNING whatever our level is.
+#: Libraries whose own records can carry what a peer sent, or tell too much: held at WARNING whatever our level is.
 _NOISY = (
+    "alembic",
     "pynetdicom",
     "pydicom",
     "highdicom",
