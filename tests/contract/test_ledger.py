@@ -321,7 +321,9 @@ def test_a_job_that_kills_its_workers_stops_in_the_end_and_gives_way_before(data
 
 
 def test_a_newer_revision_supersedes_the_older_ones_whatever_they_do(ledger: Ledger) -> None:
-    same = {"series_instance_uids": (new_uid(), new_uid())}
+    same = {"study_instance_uid": new_uid(), "series_instance_uids": (new_uid(), new_uid())}
+    elsewhere = schedule(ledger, revision=1, **same | {"study_instance_uid": new_uid()})
+    complete(ledger, claim(ledger))
     schedule(ledger, revision=1, **same)
     done = claim(ledger)
     complete(ledger, done)
@@ -329,9 +331,9 @@ def test_a_newer_revision_supersedes_the_older_ones_whatever_they_do(ledger: Led
     running = claim(ledger)
     waiting = schedule(ledger, revision=3, **same)
     other_rule = schedule(ledger, revision=3, rule="another", **same)
-    reordered = {"series_instance_uids": same["series_instance_uids"][::-1]}
+    reordered = same | {"series_instance_uids": same["series_instance_uids"][::-1]}
     newest = ledger.get(schedule(ledger, revision=4, **reordered))
-    assert newest.supersedes == done.id
+    assert newest.supersedes == done.id != elsewhere
     assert ledger.predecessor(newest) == ledger.get(done.id)
     assert ledger.get(running.id).cancel_requested
     superseded = ledger.get(waiting)
@@ -340,6 +342,16 @@ def test_a_newer_revision_supersedes_the_older_ones_whatever_they_do(ledger: Led
     assert ledger.get(other_rule).state is JobState.SCHEDULED
     with pytest.raises(WrongState, match="superseded"):
         ledger.retry(waiting)
+
+
+def test_the_same_series_uid_in_another_study_is_another_series(ledger: Ledger) -> None:
+    series = {"series_instance_uids": (new_uid(),)}
+    first = schedule(ledger, revision=1, **series)
+    second = ledger.get(schedule(ledger, revision=2, **series))
+    assert ledger.get(first).state is JobState.SCHEDULED
+    assert second.supersedes is None
+    complete(ledger, claim(ledger))
+    assert ledger.predecessor(second) is None
 
 
 def test_why_nothing_ran_is_noted_once_and_found_by_series(ledger: Ledger) -> None:

@@ -155,7 +155,9 @@ class JobRow(SQLModel, table=True):
 
     __tablename__ = "job"
     __table_args__ = (
-        Index("job_next", "queue", "state", "priority", "created_at"),
+        Index("job_next", "state", text("priority DESC"), "created_at", "id"),
+        Index("job_due", "state", "not_before", "queue"),
+        Index("job_of_study", "study_instance_uid", "model"),
         Index("job_lease", "state", "lease_until"),
     )
     id: int | None = _key()
@@ -164,7 +166,7 @@ class JobRow(SQLModel, table=True):
     state: str = Field(default="SCHEDULED", index=True)
     priority: int = 1
     queue: str = "inference-cpu"
-    study_instance_uid: str = Field(index=True, max_length=64)
+    study_instance_uid: str = Field(max_length=64)
     series_instance_uids: str = Field(sa_column=Column(Text(), nullable=False))  # JSON list
     inputs: str = Field(default="[]", sa_column=Column(Text(), nullable=False))  # JSON list of SOP Instance UIDs
     revision: int = 0

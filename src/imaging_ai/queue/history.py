@@ -53,7 +53,8 @@ def find(
 def predecessor(connection: Connection, job: Job) -> Job | None:
     """Return the newest completed job of the same model and rule on an older revision of the same series."""
     same = (
-        (jobs.c.model == job.model)
+        (jobs.c.study_instance_uid == job.study_instance_uid)
+        & (jobs.c.model == job.model)
         & (jobs.c.rule == job.rule)
         & (jobs.c.series_instance_uids == series_key(job.series_instance_uids))
         & (jobs.c.revision < job.revision)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import ColumnElement, Connection, Update, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
@@ -80,17 +80,16 @@ class Ledger:
     def _supersede(self, session: Session, job_id: int, request: JobRequest, now: float) -> None:
         connection = session.connection()
         older = (
-            (jobs.c.model == request.model)
+            (jobs.c.study_instance_uid == request.study_instance_uid)
+            & (jobs.c.model == request.model)
             & (jobs.c.rule == request.rule)
             & (jobs.c.series_instance_uids == series_key(request.series_instance_uids))
             & (jobs.c.revision < request.revision)
         )
         why = failure_columns(Failure(Stage.QUEUE, "superseded", "newer instances have arrived", permanent=True))
-        waiting = update(jobs).where(older, _WAITING).values(state=JobState.CANCELED, finished_at=now, **why)
-        running = update(jobs).where(older, _RUNNING).values(cancel_requested=True, **why)
-        for ended in (waiting, running):
-            for each in connection.execute(ended.returning(jobs.c.id)).scalars().all():
-                _record(session, "job.cancel", each, detail="superseded")
+        stopped = _stop(older, now).values(**why).returning(jobs.c.id)
+        for each in connection.execute(stopped).scalars().all():
+            _record(session, "job.cancel", each, detail="superseded")
         done = select(jobs.c.id).where(older, jobs.c.state == JobState.COMPLETED).order_by(jobs.c.id.desc()).limit(1)
         if (predecessor := connection.execute(done).scalar()) is not None:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(supersedes=predecessor))
@@ -101,9 +100,12 @@ class Ledger:
         """Take the next job of a queue, or of several: the highest priority first, then the oldest."""
         now = self._clock()
         queues = [queue] if isinstance(queue, str) else queue
+        due = (
+            jobs.c.not_before + 0.0 <= now
+        )  # no column alone: the rows shall come in the order of the index `job_next`
         following = (
             select(jobs.c.id)
-            .where(jobs.c.queue.in_(queues), _WAITING, jobs.c.not_before <= now, jobs.c.cancel_requested.is_(False))
+            .where(jobs.c.queue.in_(queues), _WAITING, due, jobs.c.cancel_requested.is_(False))
             .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -225,9 +227,8 @@ class Ledger:
         why = failure_columns(Failure(Stage.QUEUE, "cancelled", "cancelled by hand", permanent=True))
         with self.database.write() as session:
             connection = session.connection()
-            ended = update(jobs).where(jobs.c.id == job_id, _WAITING).values(**_ended(self._clock()), **why)
-            asked = update(jobs).where(jobs.c.id == job_id, _RUNNING).values(cancel_requested=True, **why)
-            if not connection.execute(ended).rowcount and not connection.execute(asked).rowcount:
+            stopped = _stop(jobs.c.id == job_id, self._clock()).values(**why)
+            if not connection.execute(stopped).rowcount:
                 state = history.get(connection, job_id).state
                 raise WrongState(f"job {job_id} is {state} and cannot be cancelled any more")
             _record(session, "job.cancel", job_id, actor=actor)
@@ -320,6 +321,19 @@ def _ours(job_id: int, attempt: int) -> Any:
 
 def _lock(connection: Connection, job_id: int, attempt: int) -> Any:
     return connection.execute(select(jobs).where(_ours(job_id, attempt)).with_for_update()).mappings().first()
+
+
+def _stop(which: ColumnElement[bool], now: float) -> Update:
+    """End what waits and ask what runs to stop, in one statement: a job may go from one to the other meanwhile."""
+    return (
+        update(jobs)
+        .where(which, jobs.c.state.in_([JobState.SCHEDULED, JobState.IN_PROGRESS]))
+        .values(
+            state=case((_WAITING, JobState.CANCELED.value), else_=jobs.c.state),
+            finished_at=case((_WAITING, now), else_=jobs.c.finished_at),
+            cancel_requested=_RUNNING,
+        )
+    )
 
 
 def _ended(now: float) -> dict[str, Any]:

@@ -22,8 +22,15 @@ def database(tmp_path: Path) -> Database:
 
 def assert_schema_is_the_tables(database: Database) -> None:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_name": _comparable, "include_object": _comparable}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, SQLModel.metadata) == []
+    assert "job_next" in {index["name"] for index in inspect(database.engine).get_indexes("job")}
+
+
+def _comparable(*about: object) -> bool:
+    """Alembic cannot compare an index with a descending column."""
+    return "job_next" not in about
 
 
 def test_the_migrations_make_the_tables(database: Database) -> None:

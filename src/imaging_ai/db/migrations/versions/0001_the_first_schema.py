@@ -73,9 +73,10 @@ def upgrade() -> None:
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_job_model"), ["model"], unique=False)
         batch_op.create_index(batch_op.f("ix_job_state"), ["state"], unique=False)
-        batch_op.create_index(batch_op.f("ix_job_study_instance_uid"), ["study_instance_uid"], unique=False)
+        batch_op.create_index("job_due", ["state", "not_before", "queue"], unique=False)
         batch_op.create_index("job_lease", ["state", "lease_until"], unique=False)
-        batch_op.create_index("job_next", ["queue", "state", "priority", "created_at"], unique=False)
+        batch_op.create_index("job_next", ["state", sa.text("priority DESC"), "created_at", "id"], unique=False)
+        batch_op.create_index("job_of_study", ["study_instance_uid", "model"], unique=False)
 
     op.create_table(
         "replaced_instance",
@@ -336,9 +337,10 @@ def downgrade() -> None:
 
     op.drop_table("replaced_instance")
     with op.batch_alter_table("job", schema=None) as batch_op:
+        batch_op.drop_index("job_of_study")
         batch_op.drop_index("job_next")
         batch_op.drop_index("job_lease")
-        batch_op.drop_index(batch_op.f("ix_job_study_instance_uid"))
+        batch_op.drop_index("job_due")
         batch_op.drop_index(batch_op.f("ix_job_state"))
         batch_op.drop_index(batch_op.f("ix_job_model"))
 
