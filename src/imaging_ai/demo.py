@@ -208,7 +208,11 @@ def _report(
             )
             continue
         objects = [(one, archive.read(one)) for one in archive.results(job.id)]
-        source = [archive.read(one) for uid in job.series_instance_uids for one in _inputs(archive.instances(uid), job)]
+        source = [
+            archive.read(one)
+            for uid in job.series_instance_uids
+            for one in _inputs(archive.instances(uid, job.study_instance_uid), job)
+        ]
         outcome = demo_results.save(folder / f"job-{job.id}", objects, source)
         shown += [Shown(kind, description, path, path.stat().st_size) for kind, description, path in outcome.files]
         findings += outcome.sentences

@@ -146,7 +146,11 @@ class Pipeline:
         named = channels if isinstance(channels, dict) else {"image": job.series_instance_uids[0]}
         wanted = set(job.inputs)
         found = {
-            str(name): [one for one in self._archive.instances(str(uid)) if one.sop_instance_uid in wanted]
+            str(name): [
+                one
+                for one in self._archive.instances(str(uid), job.study_instance_uid)
+                if one.sop_instance_uid in wanted
+            ]
             for name, uid in named.items()
         }
         if missing := len(wanted) - sum(len(instances) for instances in found.values()):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlmodel import Session, SQLModel
 
 import phantoms
@@ -331,3 +331,33 @@ def test_many_routers_at_once_make_each_job_once(house: House) -> None:
     jobs = [job for job in house.ledger.find() if job.model]
     assert sum(made) == len(jobs) == 10
     assert len({(job.model, job.series_instance_uids) for job in jobs}) == 10
+
+
+def test_a_series_uid_that_is_in_two_studies_is_two_series(house: House) -> None:
+    here, there = images("one", 3), images("one", 2, modality="CT")
+    for number, ds in enumerate(there):
+        ds.StudyInstanceUID, ds.SOPInstanceUID = f"{STUDY}.2", f"{STUDY}.2.{number}"
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    house.receive(here)
+    house.receive(there)
+    assert house.router({"when": {"Modality": "MR", "instances": "= 3"}}).route_due(later()) == 1
+    (job,) = house.ledger.find(study=STUDY)
+    assert job.inputs == tuple(sorted(ds.SOPInstanceUID for ds in here))
+    (other,) = house.ledger.find(study=f"{STUDY}.2")
+    assert other.failure is not None
+    assert "CT" in other.failure.reason
+    house.receive(images("one", 5))
+    assert house.router({"when": {"Modality": "CT"}}).route_due(later()) == 0
+    assert len(house.ledger.find(study=STUDY, model="")) == 1, "why nothing ran is noted for each study"
+
+
+def test_a_series_without_instances_does_not_hold_up_its_study(house: House) -> None:
+    (series_id,) = house.receive(images("one"))
+    with house.database.write() as session:
+        row = dict(session.connection().execute(select(SERIES).where(SERIES.c.id == series_id)).mappings().one())
+        empty = {"id": series_id + 1, "series_instance_uid": "1.2.3.4", "instance_count": 0}
+        session.connection().execute(SERIES.insert().values(row | empty))
+    router = house.router({"select": "newest"})
+    assert router.route_due(later()) == 1
+    assert len(house.ledger.find()) == 1
+    assert router.next_settle() is None

@@ -184,17 +184,17 @@ class Archive:
 
     # -- finding
 
-    def instances(self, series_instance_uid: str) -> tuple[StoredInstance, ...]:
-        """Return the instances of a series by instance number. Raises `NotFound`."""
-        return find.instances(self.database, series_instance_uid)
+    def instances(self, series_instance_uid: str, study_instance_uid: str | None = None) -> tuple[StoredInstance, ...]:
+        """Return the instances of a series by instance number; some series are in two studies. Raises `NotFound`."""
+        return find.instances(self.database, series_instance_uid, study_instance_uid)
 
     def read(self, instance: StoredInstance) -> bytes:
         """Return the DICOM file of an instance."""
         return self.store.read(instance.blob)
 
-    def summary(self, series_instance_uid: str) -> SeriesSummary:
-        """Return a series as the rules see it. Raises `NotFound`."""
-        return find.summary(self.database, series_instance_uid)
+    def summary(self, series_instance_uid: str, study_instance_uid: str | None = None) -> SeriesSummary:
+        """Return a series as the rules see it; some series are in two studies. Raises `NotFound`."""
+        return find.summary(self.database, series_instance_uid, study_instance_uid)
 
     # -- results
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Table, func, select
-from sqlalchemy.sql import Select
+from sqlalchemy import ColumnElement, Table, func, select
 
 from imaging_ai.archive.batch import Held
 from imaging_ai.core.blob import BlobRef
@@ -21,6 +20,7 @@ STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
 INSTANCE: Table = InstanceRow.metadata.tables["instance"]
 REPLACED: Table = ReplacedInstanceRow.metadata.tables["replaced_instance"]
+_JOINED = INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY, STUDY.c.id == SERIES.c.study_id)
 
 #: Attributes that rules and models may ask for, by keyword, and the column that holds them.
 _KEYWORDS = {
@@ -67,29 +67,33 @@ _KEYWORDS = {
 }
 
 
-def instances(database: Database, series_instance_uid: str) -> tuple[StoredInstance, ...]:
+def instances(
+    database: Database, series_instance_uid: str, study_instance_uid: str | None
+) -> tuple[StoredInstance, ...]:
     """Return the instances of a series by instance number."""
+    query = (
+        select(INSTANCE, SERIES.c.series_instance_uid, STUDY.c.study_instance_uid)
+        .select_from(_JOINED)
+        .where(_is(series_instance_uid, study_instance_uid))
+        .order_by(INSTANCE.c.instance_number, INSTANCE.c.sop_instance_uid)
+    )
     with database.read() as session:
-        rows = session.connection().execute(_instances_of(series_instance_uid)).all()
+        rows = session.connection().execute(query).all()
     if not rows:
         raise NotFound(f"series {series_instance_uid} is not held")
     return tuple(stored(row) for row in rows)
 
 
-def summary(database: Database, series_instance_uid: str) -> SeriesSummary:
+def summary(database: Database, series_instance_uid: str, study_instance_uid: str | None) -> SeriesSummary:
     """Return what the index says of a series, with the attributes of one of its instances."""
     one = (
         select(STUDY, SERIES, INSTANCE, SERIES.c.source.label("series_source"))
-        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY))
-        .where(SERIES.c.series_instance_uid == series_instance_uid)
+        .select_from(_JOINED)
+        .where(_is(series_instance_uid, study_instance_uid))
         .order_by(INSTANCE.c.id)
         .limit(1)
     )
-    count = (
-        select(func.count())
-        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id))
-        .where(SERIES.c.series_instance_uid == series_instance_uid)
-    )
+    count = select(func.count()).select_from(_JOINED).where(_is(series_instance_uid, study_instance_uid))
     with database.read() as session:
         row = session.connection().execute(one).first()
         number = session.connection().scalar(count) or 0
@@ -141,13 +145,9 @@ def known(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:
     return found & wanted
 
 
-def _instances_of(series_instance_uid: str) -> Select[Any]:
-    return (
-        select(INSTANCE, SERIES.c.series_instance_uid, STUDY.c.study_instance_uid)
-        .select_from(INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY))
-        .where(SERIES.c.series_instance_uid == series_instance_uid)
-        .order_by(INSTANCE.c.instance_number, INSTANCE.c.sop_instance_uid)
-    )
+def _is(series_instance_uid: str, study_instance_uid: str | None) -> ColumnElement[bool]:
+    series = SERIES.c.series_instance_uid == series_instance_uid
+    return series if study_instance_uid is None else series & (STUDY.c.study_instance_uid == study_instance_uid)
 
 
 def stored(row: Any) -> StoredInstance:

@@ -48,7 +48,7 @@ def completed(archive: Archive, series: SeriesSummary, keywords: Collection[str]
     lacking = set(keywords) - series.attributes.keys()
     if not lacking:
         return series
-    instances = archive.instances(series.series_instance_uid)
+    instances = archive.instances(series.series_instance_uid, series.study_instance_uid)
     middle = instances[len(instances) // 2]
     try:
         found = attributes_of(_header(archive.store.read(middle.blob, 0, _HEAD_BYTES)))

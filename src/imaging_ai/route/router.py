@@ -53,10 +53,16 @@ class _Series:
     state: str
     settle_at: float
     source: str
+    instance_count: int
 
     @property
     def is_receiving(self) -> bool:
         return self.state == "RECEIVING"
+
+    @property
+    def is_input(self) -> bool:
+        """Whether rules decide on it: not on our own results, nor where the only instance went to another series."""
+        return self.origin != "result" and self.instance_count > 0
 
 
 class Router:
@@ -110,7 +116,7 @@ class Router:
         seen = series if looks_around(self._rules, self._catalog) else due
         decisions = plan(
             self._rules,
-            [self._summary(one) for one in seen if one.origin != "result"],
+            [self._summary(one, study_instance_uid) for one in seen if one.is_input],
             self._catalog,
             due=[one.series_instance_uid for one in due],
             receiving=[one.series_instance_uid for one in arriving],
@@ -127,8 +133,8 @@ class Router:
             claimed = [one for one in ready if one.id in revisions]
             return self._settle(session, study_instance_uid, series, claimed, decisions)
 
-    def _summary(self, series: _Series) -> SeriesSummary:
-        indexed = self._archive.summary(series.series_instance_uid)
+    def _summary(self, series: _Series, study_instance_uid: str) -> SeriesSummary:
+        indexed = self._archive.summary(series.series_instance_uid, study_instance_uid)
         sent_by = {"SourceApplicationEntityTitle": series.source}
         indexed = replace(indexed, attributes=sent_by | indexed.attributes)
         return completed(self._archive, indexed, keywords_of(self._rules, self._catalog))
@@ -155,7 +161,7 @@ class Router:
                 logger.info("rule %r runs model %r", run.rule, run.model.name)
         taken = {one.series_instance_uid for run in runs for one in run.series}
         for idle in claimed:
-            if idle.origin != "result" and idle.series_instance_uid not in taken:
+            if idle.is_input and idle.series_instance_uid not in taken:
                 self._note(session, study_instance_uid, idle, decisions)
         return made
 
@@ -169,7 +175,7 @@ class Router:
         reason = ". ".join(sentences) or "there are no rules; add [[rules]] to the settings"
         inputs, revision = _inputs(session, [series.id])
         request = JobRequest(
-            dedupe_key=_key("nothing", series.series_instance_uid, str(revision)),
+            dedupe_key=_key("nothing", study_instance_uid, series.series_instance_uid, str(revision)),
             study_instance_uid=study_instance_uid,
             series_instance_uids=(series.series_instance_uid,),
             inputs=inputs,
@@ -180,7 +186,10 @@ class Router:
 
 
 def _series_of(session: Session, study_instance_uid: str) -> list[_Series]:
-    columns = (_SERIES.c[name] for name in ("id", "series_instance_uid", "origin", "state", "settle_at", "source"))
+    columns = (
+        _SERIES.c[name]
+        for name in ("id", "series_instance_uid", "origin", "state", "settle_at", "source", "instance_count")
+    )
     rows = session.connection().execute(
         select(*columns)
         .join(_STUDY, _STUDY.c.id == _SERIES.c.study_id)
