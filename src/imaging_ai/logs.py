@@ -1,7 +1,8 @@
 """Logging: one line per event, as JSON or as text, with UIDs and job ids from the context, no patient data.
 
 `bound(job=…, series=…)` puts identifiers into every record logged inside its block, in that thread or task.
-Records carry what is in `message` only; data sets and attribute values never go into a log call.
+Records carry what is in `message` only; data sets and attribute values never go into a log call. Of an exception its
+type and lines are told: the message of another library's may quote what a peer sent.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import contextvars
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
 
-__all__ = ["bound", "configure"]
+__all__ = ["bound", "configure", "where"]
 
 _context: contextvars.ContextVar[Mapping[str, object]] = contextvars.ContextVar("imaging_ai_log_context", default={})  # noqa: B039 - never mutated
 
@@ -30,6 +32,19 @@ def bound(**identifiers: object) -> Iterator[None]:
         _context.reset(token)
 
 
+def where(error: BaseException) -> str:
+    """Return type and lines of an exception, and of what caused it, without their messages."""
+    parts = [f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"]
+    if (cause := error.__cause__ or error.__context__) is not None:
+        parts.append(f"caused by {where(cause)}")
+    return "".join(parts)
+
+
+def _exception(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if record.exc_info else None
+    return "" if error is None else where(error)
+
+
 class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, object] = {
@@ -39,8 +54,8 @@ class _JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             **_context.get(),
         }
-        if record.exc_info:
-            event["exception"] = self.formatException(record.exc_info)
+        if exception := _exception(record):
+            event["exception"] = exception
         return msgspec.json.encode(event, enc_hook=str).decode()
 
 
@@ -53,7 +68,7 @@ class _TextFormatter(logging.Formatter):
         )
         if context := _context.get():
             line += " [" + " ".join(f"{key}={value}" for key, value in context.items()) + "]"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{exception}" if (exception := _exception(record)) else line
 
 
 #: Libraries whose own records can carry what a peer sent, or tell too much: held at WARNING whatever our level is.

@@ -34,15 +34,18 @@ def test_identifiers_end_with_their_block(capsys: pytest.CaptureFixture[str]) ->
     assert "job" not in capsys.readouterr().err
 
 
-def test_an_exception_stays_on_the_line_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_stays_on_the_line_in_json_without_what_it_may_quote(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("INFO", "json")
     try:
-        raise ValueError("no")
+        raise ValueError("^".join(["Doe", "John"]))
     except ValueError:
         logging.getLogger("imaging_ai.test").exception("failed")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "ValueError: no" in json.loads(lines[0])["exception"]
+    exception = json.loads(lines[0])["exception"]
+    assert exception.startswith("ValueError\n")
+    assert "test_logs.py" in exception
+    assert "Doe^John" not in lines[0]
 
 
 @pytest.mark.parametrize("name", ["pynetdicom", "pydicom", "sqlalchemy"])

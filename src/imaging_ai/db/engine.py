@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlmodel import Session
 
 from imaging_ai.errors import DatabaseUnavailable
@@ -20,6 +20,15 @@ from imaging_ai.errors import DatabaseUnavailable
 __all__ = ["Database"]
 
 _WRITES = "imaging_ai_writes"
+
+#: libpq: a server that vanished without a word is noticed within half a minute, not when TCP gives up.
+_SIGNS_OF_LIFE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 
 #: SQLite settings of every connection. NORMAL: a commit survives kill -9 at once and a power cut from the
 #: next checkpoint on; what a power cut takes of the index is rebuilt from the synced objects.
@@ -32,16 +41,16 @@ class Database:
     `url` is a SQLAlchemy URL: ``sqlite:///…`` or ``postgresql+psycopg://…`` (``postgresql://`` is taken as that).
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = 20, max_overflow: int = 20, pool_timeout: float = 10.0) -> None:
         self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         self.is_sqlite = self.url.startswith("sqlite")
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 20, "pool_timeout": 10.0}
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
         options["hide_parameters"] = True  # an error quotes its statement, and would quote the patient with it
         if self.is_sqlite:
             options["connect_args"] = {"check_same_thread": False, "timeout": 10.0}
         else:
             options["pool_pre_ping"] = True
-            options["connect_args"] = {"connect_timeout": 5}
+            options["connect_args"] = _SIGNS_OF_LIFE
         self.engine: Engine = create_engine(self.url, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
@@ -69,6 +78,8 @@ class Database:
                     yield session
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(f"the database does not answer: {type(error.orig).__name__}") from error
+        except TimeoutError as error:
+            raise DatabaseUnavailable("the database is too slow: every connection is in use") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseUnavailable("the connection to the database was lost") from error

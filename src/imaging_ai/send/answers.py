@@ -25,13 +25,15 @@ class Verdict(StrEnum):
 class Answer:
     """What became of one instance.
 
-    `reason` is the destination's, in words. `seen` says whether a query at the destination showed the instance
+    `reason` is why, in words of ours. `said` are the destination's own, which may name a patient: they are kept with
+    the delivery, and go into no log. `seen` says whether a query at the destination showed the instance
     afterwards (False also when there was no time to ask); None when the destination cannot be asked.
     """
 
     verdict: Verdict
     reason: str = ""
     seen: bool | None = None
+    said: str = ""
 
 
 #: First and last status of a range, verdict, meaning. The first range that holds a status counts.
@@ -71,7 +73,7 @@ def status_answer(status: int, comment: str = "") -> Answer:
         (Verdict.DOUBTFUL, "a status unknown to the standard"),
     )
     said = "".join(character for character in comment if character.isprintable()).strip()
-    return Answer(verdict, f"0x{status:04X} {meaning}" + (f" ({said[:64]})" if said else ""))
+    return Answer(verdict, f"0x{status:04X} {meaning}", said=said[:64])
 
 
 #: Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): verdict when rejected for good, meaning and remedy.

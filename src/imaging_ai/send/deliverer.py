@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from imaging_ai.core.instance import StoredInstance
@@ -106,7 +106,10 @@ class Deliverer:
         answers = self._transfer(batch, destination)
         pause = self._back_off.pause(max(item.attempt for item in batch.items))  # one for all: they go together
         settlements = {
-            item.delivery_id: _settlement(item, answers[item.sop_instance_uid], destination, time.time() + pause)
+            item.delivery_id: replace(
+                _settlement(item, answers[item.sop_instance_uid], destination, time.time() + pause),
+                said=answers[item.sop_instance_uid].said,
+            )
             for item in batch.items
         }
         if self._deliveries.settle(batch, settlements) < len(batch.items):
@@ -149,6 +152,10 @@ class Deliverer:
                 self._note(destination.name, is_broken=True)
                 unavailable = Answer(Verdict.PASSING, error.message)
                 answers |= {instance.sop_instance_uid: unavailable for instance in instances}
+            except Exception as error:  # the edge to what peers answer and objects hold: it must end in an answer too
+                logger.exception("the delivery failed")
+                failed = Answer(Verdict.DOUBTFUL, f"an internal error ({type(error).__name__}); the log says where")
+                answers |= {instance.sop_instance_uid: failed for instance in instances}
         return answers
 
     def _note(self, name: str, *, is_broken: bool) -> None:

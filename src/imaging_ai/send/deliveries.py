@@ -62,12 +62,16 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a claimed delivery. `was_sent` when the destination said success in this attempt."""
+    """What became of a claimed delivery. `was_sent` when the destination said success in this attempt.
+
+    `said` are the destination's own words: kept in the row, and nowhere else.
+    """
 
     state: DeliveryState
     reason: str = ""
     next_attempt_at: float = NEVER
     was_sent: bool = False
+    said: str = ""
 
 
 class Deliveries:
@@ -136,7 +140,7 @@ class Deliveries:
                 settlement = settlements[item.delivery_id]
                 values: dict[str, Any] = {
                     "state": settlement.state.value,
-                    "reason": settlement.reason,
+                    "reason": f"{settlement.reason} ({settlement.said})" if settlement.said else settlement.reason,
                     "next_attempt_at": settlement.next_attempt_at,
                     "lease_owner": "",
                     "lease_until": None,

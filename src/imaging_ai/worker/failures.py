@@ -7,14 +7,13 @@ only their type and the lines they passed are told.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from imaging_ai.core.job import Failure, Stage
 from imaging_ai.errors import ImagingAiError, ModelOutOfMemory, SeriesRefused, UnavailableError
 
-__all__ = ["Outage", "failure_of", "where"]
+__all__ = ["Outage", "failure_of"]
 
 
 def failure_of(error: BaseException, stage: Stage) -> Failure:
@@ -28,14 +27,6 @@ def failure_of(error: BaseException, stage: Stage) -> Failure:
     if isinstance(error, OSError):
         return Failure(stage, "system-error", error.strerror or type(error).__name__, permanent=False)
     return Failure(stage, "internal-error", f"{type(error).__name__}; the log says where", permanent=True)
-
-
-def where(error: BaseException) -> str:
-    """Return type and lines of an exception, and of what caused it, without their messages."""
-    parts = [f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"]
-    if (cause := error.__cause__ or error.__context__) is not None:
-        parts.append(f"caused by {where(cause)}")
-    return "".join(parts)
 
 
 class Outage:

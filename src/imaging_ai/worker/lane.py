@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from imaging_ai.worker.failures import Outage, where
+from imaging_ai.logs import where
+from imaging_ai.worker.failures import Outage
 
 __all__ = ["Lane"]
 

@@ -14,8 +14,9 @@ import sys
 from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Stage
+from imaging_ai.logs import where
 from imaging_ai.process import die_with_parent
-from imaging_ai.worker.failures import failure_of, where
+from imaging_ai.worker.failures import failure_of
 from imaging_ai.worker.messages import Ended, Pipeline, PipelineSpec, Progress, Ready, Start, Task
 
 __all__ = ["main"]

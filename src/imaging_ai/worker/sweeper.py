@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imaging_ai.worker.failures import Outage, where
+from imaging_ai.logs import where
+from imaging_ai.worker.failures import Outage
 
 __all__ = ["Alarm", "Sweeper"]
 

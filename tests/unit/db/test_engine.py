@@ -66,6 +66,14 @@ def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
     assert events(database) == 1
 
 
+def test_a_database_without_a_free_connection_is_unavailable(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}", pool_size=1, max_overflow=0, pool_timeout=0.01)
+    with database.engine.connect(), pytest.raises(DatabaseUnavailable, match="in use"):
+        database.ping()
+    database.ping()
+    database.dispose()
+
+
 def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailable):

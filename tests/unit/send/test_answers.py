@@ -37,10 +37,11 @@ def test_success_needs_no_words() -> None:
 
 
 def test_the_peers_comment_is_kept_short_and_printable() -> None:
-    reason = status_answer(0xA700, "disk\x00 full\n" + "!" * 100).reason
+    answer = status_answer(0xA700, "disk\x00 full\n" + "!" * 100)
 
-    assert reason.startswith("0xA700 refused: out of resources (disk full!")
-    assert len(reason) < 120
+    assert answer.reason == "0xA700 refused: out of resources"
+    assert answer.said.startswith("disk full!")
+    assert len(answer.said) == 64
 
 
 def test_a_permanent_rejection_names_the_remedy() -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.core.job import DeliveryState
@@ -171,3 +172,29 @@ def test_pauses_double_up_to_a_longest() -> None:
     assert 3.0 <= back_off.pause(1) <= 5.0
     assert 12.0 <= back_off.pause(3) <= 20.0
     assert 75.0 <= back_off.pause(50) <= 125.0
+
+
+def test_what_nobody_foresaw_ends_as_an_answer_too_and_its_words_stay_out(
+    results: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    results.job(["SEG"])
+
+    assert deliver(results, Pacs(refuses=ValueError("Doe^John"))) == 5
+
+    assert only(results) == (
+        DeliveryState.DEAD,
+        "an internal error (ValueError); the log says where (after 5 attempts)",
+        5,
+    )
+
+
+def test_what_the_destination_says_is_kept_with_the_delivery_and_in_no_log(
+    results: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    results.job(["SEG"])
+    with caplog.at_level("INFO"):
+        deliver(results, Pacs(Answer(Verdict.PERMANENT, "0xA900 mismatch", said="patient Doe^John is unknown")))
+    assert only(results) == (DeliveryState.DEAD, "0xA900 mismatch (patient Doe^John is unknown)", 1)
+    assert "Doe" not in caplog.text
+    with results.database.read() as session:
+        assert "Doe" not in str(session.connection().execute(text("SELECT * FROM audit_event")).all())

@@ -6,7 +6,8 @@ import pytest
 
 from imaging_ai.core.job import Failure, Stage
 from imaging_ai.errors import DatabaseUnavailable, ModelFailed, ModelOutOfMemory, SeriesRefused
-from imaging_ai.worker.failures import failure_of, where
+from imaging_ai.logs import where
+from imaging_ai.worker.failures import failure_of
 
 
 @pytest.mark.parametrize(
