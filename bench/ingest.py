@@ -372,6 +372,7 @@ def measure(name: str, shape: Shape, rounds: int, folder: Path) -> dict[str, obj
         running = {kind: stack.enter_context(receiver(kind, folder / f"{name}-{kind}")) for kind in shape.receivers}
         for _ in range(rounds):
             for kind, (port, _) in running.items():
+                os.sync()  # what the one before left unwritten must not slow this one's syncs
                 done = subprocess.run(
                     [sys.executable, __file__, "--send", name, str(port)], capture_output=True, text=True, check=False
                 )
