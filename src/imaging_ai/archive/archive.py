@@ -218,7 +218,7 @@ class Archive:
         if self._journal is None:
             return 0
         recovered = 0
-        with closing(self._journal.recover(self._known, self._index.flush)) as left:
+        with closing(self._journal.recover(self._known_at_last, self._index.flush)) as left:
             for blob in left:
                 recovered += self._adopt(blob)
         if recovered:
@@ -242,6 +242,11 @@ class Archive:
         if found:
             self._index.flush()
         return found
+
+    def _known_at_last(self, blobs: Sequence[BlobRef]) -> set[BlobRef]:
+        """Say the same of a dead process, of which a last commit may still be under way."""
+        find.await_results(self.database)
+        return self._known(blobs)
 
     def _settle(self) -> None:
         """From time to time make the index durable, so that recovery has little to look at."""

@@ -14,7 +14,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound
 
-__all__ = ["held", "instances", "known", "stored", "summary"]
+__all__ = ["await_results", "held", "instances", "known", "stored", "summary"]
 
 STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
@@ -127,6 +127,17 @@ def held(database: Database, sop_instance_uid: str) -> Held | None:
     if row is None:
         return None
     return Held(_blob(row), row.transfer_syntax_uid, row.series_id, row.origin)
+
+
+def await_results(database: Database) -> None:
+    """Return when every transaction that registers results and is under way has ended.
+
+    A server carries out a commit that it was sent although its client is dead by then.
+    """
+    if not database.is_sqlite:
+        with database.write() as session:
+            session.connection().exec_driver_sql("SET LOCAL lock_timeout = '10s'")
+            session.connection().exec_driver_sql("LOCK TABLE result IN SHARE MODE")
 
 
 def known(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:

@@ -225,6 +225,8 @@ class FolderStore:
             for entry in segments:
                 refs = [BlobRef(self._key("logs", entry), one.offset, one.length) for one in log.records(entry)]
                 if entry.name != active and known(refs).issuperset(refs):
+                    if not refs:  # all that it held was deleted
+                        (self.root / self._key("logs", entry)).unlink(missing_ok=True)
                     entry.unlink()
             for suffix in (".dcm", ".put"):
                 entries = {self._object(entry): entry for entry in self._area.entries(suffix)}
@@ -273,10 +275,10 @@ class FolderStore:
                     self.delete(ref)
             end = record.offset + record.length
         path = self.root / key
-        if end == 0:
-            path.unlink(missing_ok=True)
-        else:
+        if any(log.records(entry)):
             os.truncate(path, end)
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self, known: Known | None = None) -> None:
         """Seal our log; what `known` has leaves nothing behind, the rest waits for the next recovery."""

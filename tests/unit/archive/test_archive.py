@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from sqlalchemy import func, select, text, update
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
 
 import phantoms
 from imaging_ai.archive import gate
@@ -308,3 +308,29 @@ def test_a_recovery_that_the_database_interrupts_is_done_by_the_next(database: D
         session.connection().execute(text("ALTER TABLE gone RENAME TO audit_event"))
     assert archive.recover() == 1
     archive.close()
+
+
+def test_recovery_waits_for_the_last_commit_of_the_dead_and_keeps_the_files_of_its_results(
+    database: Database, tmp_path: Path
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("its commits are over when their process is")
+    dead, ds = open_archive(database, tmp_path), ct(name="result")[0]
+    data = phantoms.to_bytes(ds)
+    with database.write() as session:
+        job = JobRow(job_uid="1.2", dedupe_key="1", study_instance_uid="1", series_instance_uids="[]")
+        job.created_at = job.not_before = 0.0
+        session.add(job)
+    blob = dead.store.put(data)
+    held = database.engine.connect()
+    with Session(bind=held) as session:
+        dead.register_results(session, 1, [("SEG", blob, gate.scan(data, size=len(data)))])
+        dead.store.area().release()  # it dies here; the server has its commit, and has not come to it yet
+        recovery = threading.Thread(target=open_archive(database, tmp_path).recover)
+        recovery.start()
+        recovery.join(1.0)
+        session.commit()
+    recovery.join(20.0)
+    held.close()
+    (result,) = dead.results(1)
+    assert dead.read(result) == data

@@ -161,6 +161,15 @@ def test_after_kill_9_whole_objects_are_given_and_unfinished_ones_removed(tmp_pa
     assert list(store.recover(nothing_known)) == []
 
 
+def test_a_segment_of_which_nothing_is_left_is_removed(store: FolderStore, tmp_path: Path) -> None:
+    crash(tmp_path, "store.put(b'result' * 100); store.put(b'another' * 100)")
+    assert list(FolderStore(tmp_path).recover(nothing_known)) == []
+    assert files(tmp_path) == []
+    store.delete(store.put(b"withdrawn"))
+    store.close(all_known)
+    assert files(tmp_path) == []
+
+
 def test_what_the_index_knows_is_not_given(tmp_path: Path) -> None:
     crash(tmp_path, "w = store.begin(); w.write(b'known'); w.stage(); w = store.begin(); w.write(b'not'); w.stage()")
     store = FolderStore(tmp_path)
