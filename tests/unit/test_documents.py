@@ -9,6 +9,7 @@ import click
 import msgspec
 import pytest
 
+from imaging_ai import config, wiring
 from imaging_ai.cli import cli
 from imaging_ai.config import Settings
 
@@ -81,3 +82,10 @@ def test_commands_that_the_documents_name_exist() -> None:
     for line in re.findall(r"imaging-ai (?:--config \S+ )?([a-z]+(?: [a-z]+)?)", text):
         words = line.split()
         assert " ".join(words) in known or words[0] in known, line
+
+
+def test_the_settings_that_we_hand_out_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGING_AI_DATA_DIR", str(tmp_path))
+    settings = config.load(ROOT / "deploy/imaging-ai.toml")
+    assert [rule.name for rule in wiring.make_rules(settings)] == ["FDG-PET"]
+    assert list(wiring.make_destinations(settings)) == ["pacs"]
