@@ -212,6 +212,15 @@ def test_storescp_takes_everything_and_cannot_be_asked(real_data: Path, tmp_path
     assert dcmread(arrived) == dcmread(file)
 
 
+@pytest.mark.service
+def test_no_answer_is_missed_however_fast_it_comes(tmp_path: Path) -> None:
+    instance = stored(small_object(tmp_path, CT, "1.2.3.1"))
+    data = read(instance)
+    with storescp(tmp_path) as port, connect(dicom(port, timeout=5), [instance]) as peer:
+        for _ in range(800):
+            assert peer.store(instance, data).verdict is Verdict.STORED
+
+
 def large_object(folder: Path) -> Path:
     """10 MB: more than sockets buffer."""
     path = small_object(folder, SEG, "1.2.3.1")

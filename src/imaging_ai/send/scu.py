@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ MOST_PAIRS = 42
 _VERIFICATION = "1.2.840.10008.1.1"
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # Study Root Query/Retrieve Information Model - FIND
 _LARGEST_PDV = 1 << 20  # for a peer that sets no maximum
+_RELEASE_SECONDS = 5.0  # to wait for the answer to a goodbye: all that matters is done
 
 
 @contextmanager
@@ -178,12 +180,11 @@ class StoreAssociation:
 
     def _exchange(self, request: C_STORE, context_id: int, payload: memoryview) -> C_STORE:
         negotiated = self._negotiated
-        with _paused(negotiated):
-            try:
-                _send(negotiated, request, context_id, payload)
-            except OSError as error:
-                raise self._lost(f"the connection broke ({type(error).__name__})") from error
-            _, response = negotiated.dimse.get_msg(block=True)
+        try:
+            _send(negotiated, request, context_id, payload)
+        except OSError as error:
+            raise self._lost(f"the connection broke ({type(error).__name__})") from error
+        _, response = negotiated.dimse.get_msg(block=True)
         if response is None:
             raise self._lost("it aborted, closed the connection or did not answer in time")
         if not isinstance(response, C_STORE) or not response.is_valid_response:
@@ -197,6 +198,22 @@ class StoreAssociation:
         return DeliveryUnavailable(f"the association with {self._destination.ae_title} was lost: {what}")
 
 
+class _Checkpoint(threading.Event):
+    """Holds pynetdicom's reactor for as long as the association lives.
+
+    The reactor looks for messages too, and pausing it anew for each exchange leaves it a moment in which it takes a
+    response that comes at once, as ours do. Only release and abort may start it, so that its thread ends.
+    """
+
+    def __init__(self, negotiated: Negotiated) -> None:
+        super().__init__()
+        self._negotiated = negotiated
+
+    def set(self) -> None:
+        if self._negotiated._sent_abort or not self._negotiated.is_established:
+            super().set()
+
+
 def _negotiate(destination: DicomDestination, contexts: list[PresentationContext]) -> Negotiated:
     ae = AE(ae_title=destination.calling_ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -207,6 +224,7 @@ def _negotiate(destination: DicomDestination, contexts: list[PresentationContext
 
     def on_open(event: evt.Event) -> None:
         connected.append(True)
+        event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
         raw = _raw_socket(event.assoc)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         raw.settimeout(destination.timeout)  # a peer that stops reading would hold us for ever
@@ -219,6 +237,8 @@ def _negotiate(destination: DicomDestination, contexts: list[PresentationContext
         evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
     )
     if negotiated.is_established:
+        while not negotiated._is_paused and negotiated.is_alive():
+            time.sleep(0.0001)
         return negotiated
     raise _not_established(negotiated, destination, is_connected=bool(connected))
 
@@ -251,21 +271,10 @@ def _not_established(
 
 def _release(negotiated: Negotiated) -> None:
     if negotiated.is_established:
+        negotiated.acse_timeout = min(_RELEASE_SECONDS, negotiated.acse_timeout or _RELEASE_SECONDS)
         negotiated.release()
     else:
         negotiated.abort(block=False)
-
-
-@contextmanager
-def _paused(negotiated: Negotiated) -> Iterator[None]:
-    """Keep pynetdicom's reactor from taking the response; as its own `send_c_store` does."""
-    negotiated._reactor_checkpoint.clear()
-    try:
-        while not negotiated._is_paused and negotiated.is_alive():
-            time.sleep(0.0001)
-        yield
-    finally:
-        negotiated._reactor_checkpoint.set()
 
 
 def _send(negotiated: Negotiated, request: C_STORE, context_id: int, payload: memoryview) -> None:
