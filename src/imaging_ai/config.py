@@ -81,6 +81,7 @@ class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     on_conflict: Literal["keep-first", "replace"] = "keep-first"
     min_free_mb: Annotated[int, Meta(ge=0)] = 512
+    orphan_hours: Annotated[float, Meta(ge=0)] = 24.0
 
 
 class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

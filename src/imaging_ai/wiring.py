@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import BlobStore, open_store
+from imaging_ai.archive.orphans import ListedStore, OrphanSweep
 from imaging_ai.catalog import Catalog, ModelEntry
 from imaging_ai.config import Settings
 from imaging_ai.core.job import Job
@@ -262,7 +263,7 @@ def make_worker(settings: Settings) -> Worker:
             next_settle=next_settle,
             deliver_next=deliverer.deliver_next,
             on_lost=deliveries.release,
-            on_sweep=_upkeep(archive, deliveries),
+            on_sweep=_upkeep(archive, deliveries, settings.storage.orphan_hours * 3600),
         ),
         WorkerOptions(
             queues=options.queues,
@@ -283,9 +284,12 @@ def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
         return longest
 
 
-def _upkeep(archive: Archive, deliveries: Deliveries) -> Callable[[], None]:
+def _upkeep(archive: Archive, deliveries: Deliveries, orphan_seconds: float) -> Callable[[], None]:
     """What a sweep looks after beside jobs: deliveries of lost workers, and files of dead processes."""
     recovered_at = -_RECOVER_EVERY
+    orphans = None
+    if isinstance(archive.store, ListedStore) and orphan_seconds > 0:
+        orphans = OrphanSweep(archive.database, archive.store, age=orphan_seconds)
 
     def upkeep() -> None:
         nonlocal recovered_at
@@ -293,6 +297,8 @@ def _upkeep(archive: Archive, deliveries: Deliveries) -> Callable[[], None]:
         if time.monotonic() - recovered_at >= _RECOVER_EVERY:
             recovered_at = time.monotonic()
             archive.recover()
+            if orphans is not None:
+                orphans.run()
 
     return upkeep
 

@@ -14,7 +14,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound
 
-__all__ = ["await_results", "held", "instances", "known", "stored", "summary"]
+__all__ = ["await_results", "held", "instances", "known", "named", "stored", "summary"]
 
 STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
@@ -154,6 +154,17 @@ def known(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:
                 )
                 found.update(_blob(row) for row in rows)
     return found & wanted
+
+
+def named(database: Database, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys of objects that any row names."""
+    found: set[str] = set()
+    with database.read() as session:
+        for table in (INSTANCE, REPLACED):  # in this order: a row goes from the first to the second
+            for start in range(0, len(keys), 500):
+                some = table.c.blob_key.in_(keys[start : start + 500])
+                found.update(session.connection().scalars(select(table.c.blob_key).where(some)))
+    return found
 
 
 def _is(series_instance_uid: str, study_instance_uid: str | None) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ put only when it is durable, and shows nothing of it before.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,11 +21,13 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store as ObstoreS3
 
+from imaging_ai.archive.orphans import Listed
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import ConfigError, NotFound, StorageUnavailable
 
 __all__ = ["S3Store", "open_s3_store"]
 
+_KEY = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}")
 _SPOOL_BYTES = 8 << 20
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 3
@@ -94,6 +97,17 @@ class S3Store:
             answer = obstore.get(self._s3, ref.key, options={"range": (ref.offset, ref.offset + ref.length)})
             for chunk in answer.stream(min_chunk_size=chunk_size):
                 yield bytes(chunk)
+
+    def page(self, after: str, most: int) -> tuple[list[Listed], str]:
+        """List our objects among the next `most` of the bucket, and say after which key to go on ("": at the end)."""
+        with _errors():
+            entries = list(next(obstore.list(self._s3, offset=after or None, chunk_size=most), ()))
+        ours = [
+            Listed(BlobRef(entry["path"], 0, entry["size"]), entry["last_modified"].timestamp())
+            for entry in entries
+            if _KEY.fullmatch(entry["path"])  # others may keep things there too
+        ]
+        return ours, entries[-1]["path"] if len(entries) == most else ""
 
     def delete(self, ref: BlobRef) -> None:
         """Remove the object; harmless when it is gone."""
