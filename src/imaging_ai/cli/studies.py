@@ -96,7 +96,9 @@ def send(context: click.Context, folder: Path, destination: str) -> None:
     click.echo(f"{report.sent} sent, {len(report.failed)} failed")
     for name, reason in report.failed:
         click.echo(f"  {name}: {reason}", err=True)
-    context.exit(1 if report.failed else 0)
+    if not report.sent and not report.failed:
+        click.echo(f"{folder} holds no DICOM file", err=True)
+    context.exit(0 if report.is_complete else 1)
 
 
 @click.group()
