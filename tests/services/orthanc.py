@@ -126,6 +126,10 @@ class Orthanc:
         for modality in self.get("/modalities"):
             self._client.delete(f"/modalities/{modality}").raise_for_status()
 
+    def delete(self, instance: str) -> None:
+        """Delete an instance."""
+        self._client.delete(f"/instances/{instance}").raise_for_status()
+
     def upload(self, path: Path) -> list[str]:
         """Upload a file, or every DICOM file below a folder; return Orthanc's ids of the instances."""
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

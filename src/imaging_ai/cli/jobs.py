@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imaging_ai.cli.common import as_json, echo_json, echo_table, moment, settings_of
+from imaging_ai.errors import NotFound
 
 if TYPE_CHECKING:
     from imaging_ai.core.job import Job
@@ -113,7 +114,10 @@ def resend(context: click.Context, number: int, destination: str | None) -> None
     from imaging_ai import wiring
 
     settings = settings_of(context)
+    wiring.make_ledger(settings).get(number)
     count = wiring.make_deliveries(settings).replay(job_id=number, destination=destination)
+    if not count:
+        raise NotFound(f"job {number} has nothing to send {f'to {destination}' if destination else 'anywhere'}")
     wiring.make_doorbell(settings).ring("delivery")
     click.echo(f"{count} deliveries wait")
 
