@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sqlmodel import SQLModel
 
+import phantoms
+from imaging_ai.archive import gate
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.orphans import OrphanSweep
 from imaging_ai.archive.s3 import S3Store, open_s3_store
 from imaging_ai.core.blob import BlobRef
+from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound, StorageUnavailable
+from ledgers import Clock
 from services import free_port
 from services.s3 import Bucket, S3Server
 
@@ -153,3 +164,67 @@ def test_a_port_where_nothing_listens_is_storage_unavailable() -> None:
 def test_a_bad_address_is_refused_with_the_remedy(url: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         open_s3_store(url)
+
+
+def test_an_upload_whose_process_was_killed_before_its_row_is_swept_in_the_end(
+    store: S3Store, s3_bucket: Bucket, tmp_path: Path
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/index.db")
+    SQLModel.metadata.create_all(database.engine)
+    data = tmp_path / "instance.dcm"
+    images = [phantoms.to_bytes(ds) for ds in phantoms.series(np.zeros((2, 8, 8), np.float32))]
+    data.write_bytes(images[0])
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, database.url, s3_bucket.url, str(data)],
+        capture_output=True,
+        env={**os.environ, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"},
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr.decode()
+    (orphan,) = s3_bucket.keys()
+    archive = Archive(database, store)
+    writer = archive.begin()
+    writer.write(images[1])
+    archive.keep(gate.scan(images[1]), writer, source="A", origin_address="", door="dimse")
+    s3_bucket.client().put_object(Bucket=s3_bucket.name, Key="archive/notes.txt", Body=b"not ours")
+
+    clock = Clock(time.time())
+    sweep = OrphanSweep(database, store, age=3600, patience=600, clock=clock)
+    assert sweep.run() == 0
+    assert orphan in s3_bucket.keys()  # noqa: SIM118
+    clock.advance(3700)
+    assert sweep.run() == 0
+    clock.advance(700)
+    assert sweep.run() == 1
+    (kept,) = archive.instances(gate.scan(images[1]).series_instance_uid)
+    assert sorted(s3_bucket.keys()) == sorted([f"archive/{kept.blob.key}", "archive/notes.txt"])
+    assert archive.read(kept) == images[1]
+    archive.close()
+    database.dispose()
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from imaging_ai.archive import gate
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.index import Index
+from imaging_ai.archive.s3 import open_s3_store
+from imaging_ai.db.engine import Database
+
+Index.insert = lambda *_: os.kill(os.getpid(), 9)
+archive, data = Archive(Database(sys.argv[1]), open_s3_store(sys.argv[2])), Path(sys.argv[3]).read_bytes()
+writer = archive.begin()
+writer.write(data)
+archive.keep(gate.scan(data), writer, source="A", origin_address="", door="dimse")
+"""
+
+
+def test_a_listing_goes_on_page_by_page(store: S3Store) -> None:
+    keys = sorted(store.put(b"x").key for _ in range(25))
+    found, after = store.page("", 10)
+    while after:
+        more, after = store.page(after, 10)
+        found += more
+    assert [one.blob.key for one in found] == keys
+    assert {one.blob.length for one in found} == {1}
