@@ -69,10 +69,11 @@ class Killer:
             self._kill("describe")
 
     def _worker(self, rng: random.Random) -> None:
-        """Kill it while a job runs, or as it starts, routes and delivers."""
-        if rng.random() < 0.7:
-            self._wait(self._job_runs)
-            time.sleep(rng.uniform(0, 0.6))
+        """Kill it while a job runs, after it did some, or as it starts, routes and delivers."""
+        if rng.random() < 0.6:
+            enough = self._completed() + rng.randint(0, 4)
+            self._wait(lambda: self._completed() >= enough and self._job_runs())
+            time.sleep(rng.uniform(0, 1.0))
         else:
             time.sleep(rng.uniform(0.1, 3.0))
         if self._flush is not None and rng.random() < 0.4:
@@ -101,6 +102,9 @@ class Killer:
         owner = f"%:{self._server.processes['work'].pid}:%"
         query = "SELECT count(*) AS n FROM job WHERE state = 'IN PROGRESS' AND lease_owner LIKE :owner"
         return bool(self._server.rows(query, owner=owner)[0].n)
+
+    def _completed(self) -> int:
+        return int(self._server.rows("SELECT count(*) AS n FROM job WHERE state = 'COMPLETED'")[0].n)
 
     @staticmethod
     def _wait(condition: Callable[[], bool]) -> None:
