@@ -156,6 +156,8 @@ class Archive:
                 self._drop(arrival.blob)
                 self._refuse(arrival)
             if replace(self.database, held, arrival):
+                if self._journal is None:
+                    self._index.flush()
                 return Kept.REPLACED
             held = find.held(self.database, arrival.header.sop_instance_uid)  # another process was faster
         raise DatabaseUnavailable("the instance was deleted while it was stored again")

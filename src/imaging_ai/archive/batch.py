@@ -156,6 +156,12 @@ class Batch:
         self._now = now
         self._silence = silence
         self.made = KnownRows()
+        self._begun: list[tuple[Visit, int]] = []
+
+    def undo(self) -> None:
+        """Take back what was noted outside of the transaction, which was rolled back."""
+        for visit, series_id in self._begun:
+            visit.series_uids.pop(series_id, None)
 
     def put(self, arrivals: Sequence[Arrival]) -> None:
         """Insert the instances, in an order that two processes cannot deadlock on."""
@@ -250,6 +256,7 @@ class Batch:
             visit = arrival.visit
             if series_id not in visit.series_uids:
                 visit.series_uids[series_id] = arrival.header.series_instance_uid
+                self._begun.append((visit, series_id))
                 self._execute(_PUT_AUDIT, self._began(arrival))
 
     def _began(self, arrival: Arrival) -> dict[str, object]:

@@ -101,6 +101,7 @@ class Index:
             self._doubt(arrivals, False)
         except BaseException:
             self._roll_back(connection)
+            batch.undo()
             raise
         finally:
             cursor.close()
@@ -124,8 +125,9 @@ class Index:
     def _remember(self, arrivals: Sequence[Arrival]) -> None:
         if self._unflushed_seconds:
             now = time.monotonic()
-            self._recent.extend((now, arrival) for arrival in arrivals)
-            while self._recent[0][0] < now - self._unflushed_seconds:
+            # What met another that was there first has no row to be made again, and its bytes may be gone.
+            self._recent.extend((now, arrival) for arrival in arrivals if arrival.held is None)
+            while self._recent and self._recent[0][0] < now - self._unflushed_seconds:
                 self._recent.popleft()
 
     def _connect(self) -> PoolProxiedConnection:

@@ -264,6 +264,111 @@ def test_without_a_database_nothing_is_acknowledged_or_left(tmp_path: Path) -> N
     assert count(again, INSTANCE) == 2
 
 
+def test_the_audit_has_the_beginning_of_a_visit_although_the_database_was_away_at_first(
+    database: Database, tmp_path: Path
+) -> None:
+    archive = open_archive(database, tmp_path, retry_seconds=0.0)
+    visit = Visit("MODALITY", "10.0.0.1", "dimse")
+    first, second = (phantoms.to_bytes(ds) for ds in ct(2))
+    with database.write() as session:
+        session.connection().execute(text("ALTER TABLE audit_event RENAME TO gone"))
+    with pytest.raises(Exception):  # noqa: B017 - as each database says it
+        keep(archive, first, visit)
+    with database.write() as session:
+        session.connection().execute(text("ALTER TABLE gone RENAME TO audit_event"))
+    keep(archive, second, visit)
+    assert [row["action"] for row in rows(archive, AUDIT)] == ["begin-transferring-instances"]
+    archive.close()
+
+
+@pytest.mark.service
+def test_a_duplicate_whose_bytes_went_never_takes_the_place_of_what_a_crashed_server_lost(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    database = Database(postgres_url)
+    SQLModel.metadata.create_all(database.engine)
+    one, other = (open_archive(database, tmp_path) for _ in range(2))
+    data, *more = (phantoms.to_bytes(ds) for ds in ct(3))
+    assert [keep(one, data), keep(other, data)] == [Kept.STORED, Kept.DUPLICATE]
+    with database.write() as session:  # what an unflushed commit leaves after a crash: nothing
+        session.connection().execute(text("DELETE FROM instance"))
+    for archive, late in ((other, more[0]), (one, more[1])):
+        archive._index._disconnect()
+        keep(archive, late)
+    found = {one.read(each) for each in one.instances(gate.scan(data).series_instance_uid)}
+    assert found == {data, *more}
+    for archive in (one, other):
+        archive.close()
+    database.dispose()
+
+
+class MemoryStore:
+    """A store that keeps no journal, as S3."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def begin(self, size_hint: int | None = None) -> MemoryWriter:
+        return MemoryWriter(self)
+
+    def put(self, data: bytes) -> BlobRef:
+        key = f"object-{len(self.objects)}"
+        self.objects[key] = data
+        return BlobRef(key, 0, len(data))
+
+    def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
+        return self.objects[ref.key][start:][:length]
+
+    def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
+        yield self.objects[ref.key]
+
+    def delete(self, ref: BlobRef) -> None:
+        del self.objects[ref.key]
+
+
+class MemoryWriter:
+    def __init__(self, store: MemoryStore) -> None:
+        self._store, self.head = store, b""
+
+    @property
+    def size(self) -> int:
+        return len(self.head)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.head += bytes(data)
+
+    def commit(self) -> BlobRef:
+        return self._store.put(self.head)
+
+    def discard(self) -> None:
+        """There is nothing to remove."""
+
+
+def test_without_a_journal_every_acknowledged_commit_is_synced(database: Database) -> None:
+    archive = Archive(database, MemoryStore(), conflict="replace")
+    flushes: list[int] = []
+
+    class WatchedIndex(Index):
+        def flush(self) -> None:
+            flushes.append(1)
+            super().flush()
+
+    archive._index = index = WatchedIndex(database, silence=1.0, synced=True)
+    (ds,) = ct()
+    keep(archive, phantoms.to_bytes(ds))
+    asked = "PRAGMA synchronous" if database.is_sqlite else "SHOW synchronous_commit"
+    assert index._connection is not None
+    cursor = index._connection.cursor()
+    cursor.execute(asked)
+    assert cursor.fetchone()[0] in (2, "on")
+    cursor.close()
+    index._connection.rollback()
+    ds.PatientName = "Other"
+    assert keep(archive, phantoms.to_bytes(ds)) is Kept.REPLACED
+    assert flushes == [1]
+    archive.close()
+
+
 def test_what_arrives_while_names_are_settled_is_flushed_before_its_name_goes(
     database: Database, tmp_path: Path
 ) -> None:
