@@ -98,6 +98,9 @@ class Runner:
             end = self._watch(job, note, check)
         except (EOFError, OSError):
             return self._death(stage)
+        except BaseException:
+            self.kill()  # what it still has to say of this job would be taken for the end of the next
+            raise
         finally:
             self.busy = False
         return end
