@@ -102,7 +102,7 @@ class FolderStore:
                 if full is not None:
                     self._seal(full)
                 path = self.new_path("logs", ".log")
-                segment = log.Segment(path, self._segment_bytes)
+                segment = log.Segment(path, self._segment_bytes, sync=self.is_synced)
                 os.link(path, self.area().path / path.name)
                 if self.is_synced:
                     sync_folder(path.parent)
@@ -146,7 +146,8 @@ class FolderStore:
         folder = self.root / kind / name[:2]
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
+            if self.is_synced:
+                sync_folder(folder.parent)
         return folder / f"{name}{suffix}"
 
     def give_back(self, buffer: bytearray) -> None:

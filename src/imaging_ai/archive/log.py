@@ -38,7 +38,7 @@ class Record(NamedTuple):
 class Segment:
     """The segment that a process appends to."""
 
-    def __init__(self, path: Path, capacity: int) -> None:
+    def __init__(self, path: Path, capacity: int, *, sync: bool = True) -> None:
         self.path = path
         self.capacity = capacity
         self.used = 0
@@ -47,7 +47,8 @@ class Segment:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         try:
             os.posix_fallocate(self._descriptor, 0, capacity)
-            os.fsync(self._descriptor)
+            if sync:
+                os.fsync(self._descriptor)
         except OSError:
             os.close(self._descriptor)
             path.unlink()

@@ -34,6 +34,9 @@ def serve(context: click.Context) -> None:
 @click.pass_context
 def receive(context: click.Context) -> None:
     """Take instances from modalities and PACS by C-STORE (DICOM)."""
+    from imaging_ai.receive.lean import leave_out_decoders
+
+    leave_out_decoders()
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
 
@@ -42,6 +45,7 @@ def receive(context: click.Context) -> None:
         click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
         stop.wait()
         receiver.stop()
+        receiver.archive.close()
 
 
 @click.command()

@@ -57,7 +57,7 @@ class StorageScp:
         share_port: bool = False,
         services: tuple[list[PresentationContext], Handlers] | None = None,
     ) -> None:
-        self._archive = archive
+        self.archive = archive
         self._policy = policy
         self._on_released = on_released
         self._address = (host, port)
@@ -78,7 +78,7 @@ class StorageScp:
     def start(self) -> None:
         """Listen, and return; associations are served by threads."""
         entity = application_entity(self._policy)
-        plain = PlainStorage(self._archive, self._policy, self._ended)
+        plain = PlainStorage(self.archive, self._policy, self._ended)
         server = entity.make_server(
             self._address,
             contexts=[*entity.supported_contexts, *self._contexts],
@@ -172,7 +172,7 @@ class StorageScp:
     def _serve(self, sock: socket.socket, request: AssociateRequest, address: str) -> None:
         contexts, answers = negotiate(self._policy, request.contexts)
         visit = Visit(request.calling_ae_title, address, "dimse")
-        session = StorageSession(sock, self._archive, self._policy, contexts, visit, request.max_pdu_bytes)
+        session = StorageSession(sock, self.archive, self._policy, contexts, visit, request.max_pdu_bytes)
         with self._lock:
             self._sessions.add(session)
         graceful = False
@@ -197,7 +197,7 @@ class StorageScp:
             len(visit.series),
         )
         try:
-            self._archive.leave(visit)
+            self.archive.leave(visit)
             if self._on_released is not None:
                 self._on_released(frozenset(visit.series), graceful)
         except ImagingAiError as error:
@@ -209,7 +209,7 @@ class StorageScp:
         sock.sendall(reject(result, source, reason))
         _log.warning("association from %s refused: %s", address, code)
         try:
-            with self._archive.database.write() as session:
+            with self.archive.database.write() as session:
                 record(
                     session,
                     "open-association",
