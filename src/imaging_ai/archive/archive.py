@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from contextlib import closing
 from enum import StrEnum
 from typing import Literal, cast
 
+from pydicom import dcmread
 from sqlmodel import Session
 
 from imaging_ai.archive import find, gate, results
@@ -229,8 +231,9 @@ class Archive:
 
     def _adopt(self, blob: BlobRef) -> bool:
         try:
-            header = gate.scan(self.store.read(blob, 0, gate.HEAD_BYTES), size=blob.length)
-            arrival = Arrival(header, blob, Visit("", "", "recovery"))
+            head = self.store.read(blob, 0, gate.HEAD_BYTES)
+            header = gate.scan(head, size=blob.length)
+            arrival = Arrival(header, blob, Visit(_source(head), "", "recovery"))
             self._group.run(arrival)
             return arrival.held is None or self._meet(arrival) is Kept.REPLACED
         except InputError as error:
@@ -270,3 +273,9 @@ class Archive:
             except ImagingAiError as error:
                 _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
         self._index.close()
+
+
+def _source(head: bytes) -> str:
+    """Return the Source Application Entity Title (0002,0016): who brought an instance, as it was noted in its file."""
+    meta = dcmread(io.BytesIO(head[: gate.dataset_offset(head)])).file_meta
+    return str(meta.get("SourceApplicationEntityTitle", ""))

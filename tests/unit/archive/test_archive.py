@@ -16,6 +16,7 @@ from sqlmodel import Session, SQLModel
 import phantoms
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive, Kept, Visit
+from imaging_ai.archive.blobs import StagedWriter
 from imaging_ai.archive.find import INSTANCE, REPLACED, SERIES, STUDY
 from imaging_ai.archive.folder import FolderStore, Known
 from imaging_ai.archive.index import Index
@@ -439,3 +440,26 @@ def test_recovery_waits_for_the_last_commit_of_the_dead_and_keeps_the_files_of_i
     held.close()
     (result,) = dead.results(1)
     assert dead.read(result) == data
+
+
+def test_nul_bytes_in_the_header_are_no_reason_to_refuse_an_instance(archive: Archive) -> None:
+    (ds,) = ct()
+    ds.Modality, ds.StudyDate, ds.PatientName, ds.ImageType = "C\0T", "2020\x000101", "A\0B", ["ORIG\0INAL", "AXIAL"]
+    assert keep(archive, phantoms.to_bytes(ds)) is Kept.STORED
+    attributes = archive.summary(ds.SeriesInstanceUID).attributes
+    assert (attributes["Modality"], attributes["PatientName"]) == ("CT", "AB")
+
+
+def test_what_recovery_indexes_keeps_who_brought_it(database: Database, tmp_path: Path) -> None:
+    dead, ds = open_archive(database, tmp_path), ct()[0]
+    ds.file_meta.SourceApplicationEntityTitle = "MODALITY"
+    writer = dead.begin()
+    writer.write(phantoms.to_bytes(ds))
+    assert isinstance(writer, StagedWriter)
+    writer.stage()
+    dead.store.area().release()  # type: ignore[attr-defined]
+    archive = open_archive(database, tmp_path)
+    assert archive.recover() == 1
+    with database.read() as session:
+        assert session.connection().scalar(select(SERIES.c.source)) == "MODALITY"
+    archive.close()
