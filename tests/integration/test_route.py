@@ -361,3 +361,18 @@ def test_a_series_without_instances_does_not_hold_up_its_study(house: House) -> 
     assert router.route_due(later()) == 1
     assert len(house.ledger.find()) == 1
     assert router.next_settle() is None
+
+
+def test_content_that_was_replaced_is_run_anew(house: House) -> None:
+    house.archive = Archive(house.database, house.archive.store, conflict="replace")
+    instances = images("one")
+    house.receive(instances)
+    router = house.router({})
+    assert router.route_due(later()) == 1
+    instances[1].SliceThickness = "3"
+    house.receive(instances)
+    assert router.route_due(later()) == 1
+    newer, older = house.ledger.find()
+    assert newer.inputs == older.inputs
+    assert older.failure is not None
+    assert (older.state, older.failure.code) == (JobState.CANCELED, "superseded")

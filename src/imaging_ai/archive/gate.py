@@ -283,7 +283,7 @@ def _is_explicit(view: memoryview, transfer_syntax_uid: str) -> bool:
 
 
 def _ascii(value: bytes) -> str:
-    return value.rstrip(b" \0").decode("ascii", "replace").strip(" ")
+    return value.rstrip(b" \0").decode("ascii", "replace").strip(" ").replace("\0", "")
 
 
 def _integer(value: bytes) -> int | None:
@@ -304,8 +304,8 @@ def _header(values: dict[int, bytes], transfer_syntax_uid: str, order: str) -> I
             fields[name] = _integer(value)
         elif kind == "short":
             fields[name] = struct.unpack_from(order + "H", value)[0] if len(value) >= 2 else None
-        elif value.isascii() and b"\x1b" not in value and (kind != "text" or b"\0" not in value[:-1]):
-            fields[name] = value.decode("ascii").strip(" \0")
+        elif value.isascii() and b"\x1b" not in value:
+            fields[name] = value.decode("ascii").strip(" \0").replace("\0", "")
         elif kind == "text":
             fields[name] = decoder.decode(value, person_name=tag in _PERSON_NAMES)
         else:

@@ -143,7 +143,9 @@ def _uid(value: memoryview) -> str:
 
 
 def _title(value: bytes) -> str:
-    return value.strip(b" \0").decode("ascii", "replace")
+    """Read an AE title; what cannot be in one must not reach a log or a database as it is."""
+    title = value.strip(b" \0").decode("ascii", "replace")
+    return "".join(character if character.isprintable() else "?" for character in title)
 
 
 def _item(kind: int, value: bytes) -> bytes:

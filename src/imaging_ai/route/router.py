@@ -173,7 +173,7 @@ class Router:
             if isinstance(decision, Skip) and decision.series_instance_uid == series.series_instance_uid
         ]
         reason = ". ".join(sentences) or "there are no rules; add [[rules]] to the settings"
-        inputs, revision = _inputs(session, [series.id])
+        inputs, _, revision = _inputs(session, [series.id])
         request = JobRequest(
             dedupe_key=_key("nothing", study_instance_uid, series.series_instance_uid, str(revision)),
             study_instance_uid=study_instance_uid,
@@ -201,12 +201,12 @@ def _series_of(session: Session, study_instance_uid: str) -> list[_Series]:
 
 def _request(session: Session, study_instance_uid: str, run: Run, ids: Mapping[str, int]) -> JobRequest:
     uids = [one.series_instance_uid for one in run.series]
-    inputs, revision = _inputs(session, [ids[uid] for uid in uids])
+    inputs, contents, revision = _inputs(session, [ids[uid] for uid in uids])
     parameters = dict(run.parameters)
     if run.channels:
         parameters["channels"] = dict(zip(run.channels, uids, strict=True))
     return JobRequest(
-        dedupe_key=_key(run.model.digest, run.rule, *sorted(inputs)),
+        dedupe_key=_key(run.model.digest, run.rule, *contents),
         study_instance_uid=study_instance_uid,
         series_instance_uids=tuple(uids),
         inputs=inputs,
@@ -221,16 +221,20 @@ def _request(session: Session, study_instance_uid: str, run: Run, ids: Mapping[s
     )
 
 
-def _inputs(session: Session, series_ids: Sequence[int]) -> tuple[tuple[str, ...], int]:
-    """Return the SOP Instance UIDs of some series now, and the sum of their revisions."""
+def _inputs(session: Session, series_ids: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Return the SOP Instance UIDs of some series now, where their bytes lie, and the sum of the series' revisions.
+
+    A SOP Instance UID whose content was replaced is other work, and its bytes lie elsewhere.
+    """
     connection = session.connection()
-    inputs = connection.scalars(
-        select(_INSTANCE.c.sop_instance_uid)
+    rows = connection.execute(
+        select(_INSTANCE.c.sop_instance_uid, _INSTANCE.c.blob_key, _INSTANCE.c.blob_offset)
         .where(_INSTANCE.c.series_id.in_(series_ids))
         .order_by(_INSTANCE.c.sop_instance_uid)
-    )
+    ).all()
     revision = connection.scalar(select(func.sum(_SERIES.c.revision)).where(_SERIES.c.id.in_(series_ids)))
-    return tuple(inputs), int(revision or 0)
+    contents = tuple(f"{row.sop_instance_uid} {row.blob_key} {row.blob_offset}" for row in rows)
+    return tuple(row.sop_instance_uid for row in rows), contents, int(revision or 0)
 
 
 def _key(*parts: str) -> str:

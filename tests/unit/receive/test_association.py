@@ -175,3 +175,9 @@ def test_what_is_not_storage_is_taken_only_when_configured(
 def test_the_tables_are_as_large_as_the_standard() -> None:
     assert set(_STORAGE_CLASSES.values()) <= set(STORAGE_SOP_CLASSES)
     assert set(AllTransferSyntaxes) <= set(TRANSFER_SYNTAXES)
+
+
+def test_a_title_that_is_none_cannot_forge_a_line_of_the_log() -> None:
+    data = bytearray(proposal((CTImageStorage, [ImplicitVRLittleEndian])))
+    data[26:42] = b"A\nB\0C\x1b[2J\xff".ljust(16)
+    assert parse_request(bytes(data[6:])).calling_ae_title == "A?B?C?[2J\N{REPLACEMENT CHARACTER}"
