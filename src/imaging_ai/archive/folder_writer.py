@@ -109,7 +109,8 @@ class FolderWriter:
         final = store.root / "objects" / part.name[:2] / f"{part.stem}.dcm"
         if not final.parent.is_dir():
             final.parent.mkdir(exist_ok=True)
-            sync_folder(final.parent.parent)
+            if store.is_synced:
+                sync_folder(final.parent.parent)
         os.link(entry, final)
         if store.is_synced:
             sync_folder(final.parent)
