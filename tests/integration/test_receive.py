@@ -536,6 +536,7 @@ def spawn(folder: Path, port: int, running: list[subprocess.Popen[str]]) -> subp
     return process
 
 
+@pytest.mark.slow
 def test_after_kill_9_every_acknowledged_instance_is_there_and_nothing_else(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
@@ -601,6 +602,7 @@ def push(port: int, datasets: dict[str, bytes], acknowledged: dict[str, bytes]) 
                 acknowledged[uid] = data
 
 
+@pytest.mark.slow
 def test_several_receivers_share_a_port(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
     port = free_port()
     for _ in range(2):
