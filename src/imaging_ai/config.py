@@ -26,6 +26,7 @@ ENVIRONMENT_PREFIX = "IMAGING_AI_"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Queue = Literal["route", "inference-cpu", "inference-gpu", "delivery"]
 
 
 class DicomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +95,7 @@ class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a worker serves and how far a job may go."""
 
-    queues: tuple[str, ...] = ("route", "inference-cpu", "inference-gpu", "delivery")
+    queues: tuple[Queue, ...] = ("route", "inference-cpu", "inference-gpu", "delivery")
     slots: Count = 1
     device: str = "auto"
     threads: Annotated[int, Meta(ge=0)] = 0

@@ -79,3 +79,9 @@ def test_own_models_come_before_configured_and_shipped_ones(tmp_path: Path) -> N
     settings = config.load(environment={"IMAGING_AI_DATA_DIR": str(tmp_path), "IMAGING_AI_MODELS_FOLDERS": "/more"})
     assert settings.model_folders[:2] == (tmp_path / "models", Path("/more"))
     assert settings.model_folders[2:] == ((shipped,) if (shipped := config.shipped_models()) else ())
+
+
+def test_a_queue_that_nobody_rings_is_refused() -> None:
+    with pytest.raises(ConfigError, match="WORKER_QUEUES"):
+        config.load(None, {"IMAGING_AI_WORKER_QUEUES": "route,inference-gpus"})
+    assert config.load(None, {"IMAGING_AI_WORKER_QUEUES": "route, delivery"}).worker.queues == ("route", "delivery")

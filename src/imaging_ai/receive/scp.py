@@ -34,6 +34,8 @@ __all__ = ["StorageScp"]
 _log = logging.getLogger(__name__)
 _MAX_REQUEST_BYTES = 1 << 20
 _LINGER_SECONDS = 1.0
+#: So many connections more than associations are heard, to be refused properly; further ones are closed at once.
+_WAITING_ROOM = 64
 
 #: Called when an association has ended: the ids of the series it brought, and whether it was released.
 OnReleased = Callable[[frozenset[int], bool], None]
@@ -123,6 +125,9 @@ class StorageScp:
         given_away = False
         try:
             with self._counted() as now_open:
+                if now_open > self._policy.max_associations + _WAITING_ROOM:
+                    _log.warning("a connection from %s was closed: too many are open", address[0])
+                    return
                 try:
                     pdu = _read_request(sock, self._policy.artim_seconds)
                     request = parse_request(pdu[6:])
