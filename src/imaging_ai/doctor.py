@@ -140,7 +140,7 @@ def check_database(database: Database) -> Finding:
     def act() -> str:
         database.ping()
         migrate.check_current(database)
-        return f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} at revision {migrate.head()}"
+        return f"{'SQLite' if database.is_sqlite else 'PostgreSQL'} at revision {migrate.HEAD}"
 
     return _tried("database", act, "see database.url, and run `imaging-ai db upgrade` after an update")
 

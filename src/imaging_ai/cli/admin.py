@@ -59,7 +59,7 @@ def upgrade(context: click.Context) -> None:
 
     database = wiring.make_database(settings_of(context))
     migrate.upgrade(database)
-    click.echo(f"the database is at revision {migrate.head()}")
+    click.echo(f"the database is at revision {migrate.HEAD}")
 
 
 @click.command()

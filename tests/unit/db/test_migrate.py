@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 from sqlmodel import SQLModel
 
@@ -46,10 +47,15 @@ def test_the_migrations_make_the_tables_on_postgresql(postgres_url: str) -> None
     database.dispose()
 
 
+def test_the_newest_migration_is_the_one_that_roles_ask_for() -> None:
+    scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
+    assert scripts.get_current_head() == migrate.HEAD
+
+
 def test_upgrading_twice_changes_nothing(database: Database) -> None:
     migrate.upgrade(database)
     migrate.upgrade(database)
-    assert migrate.current(database) == migrate.head()
+    assert migrate.current(database) == migrate.HEAD
 
 
 def test_an_empty_database_is_refused_with_the_remedy(database: Database) -> None:
