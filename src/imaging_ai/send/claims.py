@@ -6,7 +6,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlmodel import SQLModel
 
 from imaging_ai.core.blob import BlobRef
@@ -17,6 +30,9 @@ from imaging_ai.db.tables import DeliveryRow
 __all__ = ["OPEN_STATES", "Batch", "Item", "claim_batch", "held", "is_due"]
 
 OPEN_STATES = (DeliveryState.WAITING.value, DeliveryState.SENT.value)
+
+#: Whether a row may be chosen is looked up only for those whose turn it may be: far more than are ever under way.
+_CANDIDATES = 1000
 
 _tables = SQLModel.metadata.tables
 _delivery = _tables[str(DeliveryRow.__tablename__)]
@@ -57,7 +73,7 @@ def claim_batch(
     rows = connection.execute(
         update(_delivery)
         .where(
-            is_due(now),
+            _still_due(now),
             tuple_(_delivery.c.job_id, _delivery.c.destination).in_(select(head.c.job_id, head.c.destination)),
         )
         .values(
@@ -89,6 +105,11 @@ def is_due(now: float, table: Any = _delivery) -> ColumnElement[bool]:
     return and_(table.c.state.in_(OPEN_STATES), table.c.next_attempt_at <= now)
 
 
+def _still_due(now: float, table: Any = _delivery) -> ColumnElement[bool]:
+    """Say the same of rows found otherwise: no column alone, so that the index of all that is due is left aside."""
+    return and_(func.coalesce(table.c.state, "").in_(OPEN_STATES), table.c.next_attempt_at + 0.0 <= now)
+
+
 def _head(now: float, destinations: Collection[str] | None, after: str) -> Select[Any]:
     """Choose one due row; its job and destination are what is claimed.
 
@@ -98,24 +119,27 @@ def _head(now: float, destinations: Collection[str] | None, after: str) -> Selec
     other = _delivery.alias("other")
     same = and_(other.c.job_id == _delivery.c.job_id, other.c.destination == _delivery.c.destination)
     blocked = or_(
-        and_(is_due(now, other), other.c.id < _delivery.c.id),
+        and_(_still_due(now, other), other.c.id < _delivery.c.id),
         other.c.state == DeliveryState.SENDING.value,
     )
-    query = (
+    of_ours = true() if destinations is None else _delivery.c.destination.in_(sorted(destinations))
+    turn = (
+        _delivery.c.destination <= after,
+        _delivery.c.destination,
+        job.c.priority.desc(),
+        _delivery.c.next_attempt_at,
+        _delivery.c.id,
+    )
+    joined = _delivery.join(job, job.c.id == _delivery.c.job_id)
+    first = select(_delivery.c.id).select_from(joined).where(is_due(now), of_ours).order_by(*turn).limit(_CANDIDATES)
+    return (
         select(_delivery.c.job_id, _delivery.c.destination)
-        .join(job, job.c.id == _delivery.c.job_id)
-        .where(is_due(now), ~exists().where(same, blocked))
-        .order_by(
-            _delivery.c.destination <= after,
-            _delivery.c.destination,
-            job.c.priority.desc(),
-            _delivery.c.next_attempt_at,
-            _delivery.c.id,
-        )
+        .select_from(joined)
+        .where(_delivery.c.id.in_(first), _still_due(now), ~exists().where(same, blocked))
+        .order_by(*turn)
         .limit(1)
         .with_for_update(skip_locked=True, of=_delivery)
     )
-    return query if destinations is None else query.where(_delivery.c.destination.in_(sorted(destinations)))
 
 
 def _items(ids: Sequence[int]) -> Select[Any]:
