@@ -8,12 +8,16 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["PARENT_VARIABLE", "die_with_parent", "share_metrics"]
+__all__ = ["PARENT_VARIABLE", "die_with_parent", "keep_metrics", "share_metrics"]
 
 #: Environment variable that carries the parent's process id to a child that should die with it.
 PARENT_VARIABLE = "IMAGING_AI_PARENT_PID"
 
 _PR_SET_PDEATHSIG = 1
+
+#: The files of `prometheus_client` for the kinds of metrics that there are, and room for about a hundred labels each.
+_METRICS = ("counter", "histogram", "gauge_livesum")
+_METRICS_VARIABLE, _METRICS_BYTES = "PROMETHEUS_MULTIPROC_DIR", 16384
 
 
 def die_with_parent(parent: int | None = None) -> None:
@@ -32,7 +36,30 @@ def die_with_parent(parent: int | None = None) -> None:
 def share_metrics(folder: Path) -> None:
     """Keep this process's counters in files of `folder`, so that any web process of the host can tell them for all.
 
-    To be called before `prometheus_client` is imported, which reads the variable then.
+    To be called before `prometheus_client` is imported, which reads the variable then. It maps its files into memory,
+    and a page that a full disk has no room for ends a process (SIGBUS): so they get their room now, or are not shared.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    files = [folder / f"{kind}_{os.getpid()}.db" for kind in _METRICS]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            _give_room(file, _METRICS_BYTES)
+    except OSError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        keep_metrics()
+        return
+    os.environ.setdefault(_METRICS_VARIABLE, str(folder))
+
+
+def _give_room(file: Path, size: int) -> None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
+def keep_metrics() -> None:
+    """Keep this process's counters to itself."""
+    os.environ.pop(_METRICS_VARIABLE, None)

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Stage
 from imaging_ai.logs import where
-from imaging_ai.process import die_with_parent
+from imaging_ai.process import die_with_parent, keep_metrics
 from imaging_ai.worker.failures import failure_of
 from imaging_ai.worker.messages import Ended, Pipeline, PipelineSpec, Progress, Ready, Start, Task
 
@@ -29,6 +29,7 @@ def main(descriptor: int) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
+    keep_metrics()  # its worker counts
     worker: Connection[object, object] = Connection(descriptor)
     start = worker.recv()
     assert isinstance(start, Start)

@@ -1,0 +1,41 @@
+"""What a process does first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COUNT = """
+import os, pathlib, resource, sys
+from imaging_ai.process import share_metrics
+if sys.argv[2] == "full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # stands for a disk without room
+    import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+share_metrics(pathlib.Path(sys.argv[1]))
+from imaging_ai import metrics
+for number in range(60):
+    metrics.JOBS.labels(f"model {number}", "completed").inc()
+metrics.JOB_SECONDS.labels("model").observe(1.0)
+print("shared" if "PROMETHEUS_MULTIPROC_DIR" in os.environ else "its own", metrics.JOBS._type)
+"""
+
+
+def count(folder: Path, disk: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+    command = [sys.executable, "-c", COUNT, str(folder), disk]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def test_counters_are_shared_in_files_that_have_their_room_beforehand(tmp_path: Path) -> None:
+    assert count(tmp_path / "metrics", "roomy") == "shared counter\n"
+    files = list((tmp_path / "metrics").iterdir())
+    assert {file.stem.rpartition("_")[0] for file in files} == {"counter", "histogram", "gauge_livesum"}, "no others"
+    for file in files:
+        assert file.stat().st_blocks * 512 >= file.stat().st_size == 16384
+
+
+def test_a_full_disk_costs_the_sharing_of_counters_and_not_the_process(tmp_path: Path) -> None:
+    assert count(tmp_path / "metrics", "full") == "its own counter\n"
+    assert list((tmp_path / "metrics").iterdir()) == []
