@@ -8,7 +8,8 @@ from typing import cast
 
 __all__ = ["leave_out_decoders"]
 
-_DECODERS = ("gdcm", "pylibjpeg", "PIL")
+#: The decoders, and what pydicom fetches sample files with.
+_UNUSED = ("gdcm", "pylibjpeg", "jpeg_ls", "PIL", "requests")
 
 
 def leave_out_decoders() -> None:
@@ -16,5 +17,5 @@ def leave_out_decoders() -> None:
 
     To be called before pydicom is imported. A module that is None in `sys.modules` counts as not installed.
     """
-    for name in _DECODERS:
+    for name in _UNUSED:
         sys.modules.setdefault(name, cast(ModuleType, None))
