@@ -51,7 +51,7 @@ from rtstruct import dice, rasterise
 
 SEED = 1
 THREADS = 1
-STEPS = 2000
+STEPS = 2500
 BATCH = 4
 LEARNING_RATE = 3e-3
 SMOOTH = 200.0  # voxels; what the Dice loss of a window without tumour leans on
@@ -139,6 +139,8 @@ class Windows:
         window = [self._bundle.window] * 3
         grid = affine_grid(torch.from_numpy(place)[None], [1, 1, *window], align_corners=True)
         pair = grid_sample(patient.pair[None], grid, align_corners=True)[0]
+        if self._random.random() < 0.25:
+            pair = self._heal(pair)
         self._cut(pair)
         return self._rescan(pair[:1]), pair[1:]
 
@@ -162,26 +164,32 @@ class Windows:
         return self._random.uniform(0, np.array(patient.pair.shape[1:]) - 1)
 
     def _cut(self, pair: Tensor) -> None:
-        """Blank one side: no fixed margin between tumour and edge, and often, a side with all of the tumour in it.
+        """Blank one side: no fixed margin between tumour and edge of the image."""
+        if self._random.random() < 0.3:
+            axis, depth = int(self._random.integers(3)), int(self._random.integers(1, self._bundle.window // 3))
+            start = 0 if self._random.random() < 0.5 else self._bundle.window - depth
+            pair.narrow(axis + 1, start, depth).zero_()
+
+    def _heal(self, pair: Tensor) -> Tensor:
+        """Put the mirror image of the healthy side in the place of the side with the tumour, where there is one.
 
         A network that has seen nothing but tumours finds one in every patient.
         """
-        axis, luck = int(self._random.integers(3)), self._random.random()
-        first = bool(self._random.random() < 0.5)
-        if luck < 0.3:
-            depth = int(self._random.integers(1, self._bundle.window // 3))
-        elif luck < 0.55:
-            others = [k for k in range(3) if k != axis]
-            layers = torch.nonzero(pair[1].amax(others)).flatten().tolist() or [0]
-            depth = 2 + (layers[-1] + 1 if first else self._bundle.window - layers[0])
-        else:
-            return
-        depth = min(depth, self._bundle.window)
-        pair.narrow(axis + 1, 0 if first else self._bundle.window - depth, depth).zero_()
+        axis = int(self._random.integers(3))
+        layers = torch.nonzero(pair[1].amax([k for k in range(3) if k != axis])).flatten().tolist()
+        if not layers:
+            return pair
+        below, above = layers[0] - 2, self._bundle.window - layers[-1] - 3
+        if max(below, above) < 6:
+            return pair
+        healthy = pair.narrow(axis + 1, 0 if below > above else layers[-1] + 3, max(below, above))
+        mirrored = torch.cat([healthy, healthy.flip(axis + 1)], axis + 1)
+        copies = -(-self._bundle.window // mirrored.shape[axis + 1])
+        return torch.cat([mirrored] * copies, axis + 1).narrow(axis + 1, 0, self._bundle.window).contiguous()
 
     def _rescan(self, suv: Tensor) -> Tensor:
         """Change what differs between scanners and patients: gain, contrast, resolution, noise."""
-        suv = suv * math.exp(self._random.uniform(-0.5, 0.5))
+        suv = suv * math.exp(self._random.uniform(-0.2, 0.2))
         if self._random.random() < 0.3:
             suv = suv.clamp(min=0) ** math.exp(self._random.uniform(-0.2, 0.2))
         if self._random.random() < 0.3:
@@ -226,6 +234,8 @@ def train(patients: Sequence[Patient], bundle: Bundle, steps: int, say: Callable
         with torch.no_grad():
             for kept, new in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
+            for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+                kept.copy_(new)
         now = value.item()
         running = now if math.isnan(running) else 0.98 * running + 0.02 * now
         if (step + 1) % 250 == 0:
@@ -234,9 +244,10 @@ def train(patients: Sequence[Patient], bundle: Bundle, steps: int, say: Callable
 
 
 def save(network: nn.Module, weights: Path) -> None:
-    """Write the weights in half precision: half the size, and the same answer to the third digit of Dice."""
+    """Write the weights in half precision, half the size; running variances are too large for it."""
     weights.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({name: value.half() for name, value in network.state_dict().items()}, weights)
+    half = {name: value.half() for name, value in network.named_parameters()}
+    torch.save(network.state_dict() | half, weights)
 
 
 def score(path: Path, patients: Sequence[Patient]) -> dict[int, tuple[float, float, float]]:
