@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -97,3 +98,4 @@ def configure(level: str = "INFO", style: str = "text") -> None:
     root.setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")  # those of pydicom quote values, and go around the log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 
 import pytest
 
@@ -52,3 +53,10 @@ def test_an_exception_stays_on_the_line_in_json_without_what_it_may_quote(capsys
 def test_libraries_that_could_print_what_a_peer_sent_are_held_back(name: str) -> None:
     logs.configure("DEBUG", "text")
     assert not logging.getLogger(f"{name}.x").isEnabledFor(logging.INFO)
+
+
+def test_warnings_of_libraries_quote_values_and_are_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        logs.configure()
+        warnings.warn("Invalid value for VR PN: 'DOE^JANE'", UserWarning, stacklevel=1)
+    assert "DOE" not in capfd.readouterr().err

@@ -282,6 +282,9 @@ def _state(weights: Path, entry: ModelEntry) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BundleInvalid(f"{name} is not a state_dict")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise BundleInvalid(f"{name} has values that are not numbers in {broken[0]}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

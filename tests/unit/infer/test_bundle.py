@@ -264,6 +264,12 @@ def test_weights_of_another_network_are_named(make_entry: MakeEntry) -> None:
         load_bundle(saved(make_entry(), {"weight": torch.zeros(3, 1, 1, 1, 1)}))
 
 
+def test_weights_that_are_not_numbers_are_refused(make_entry: MakeEntry) -> None:
+    entry = saved(make_entry(), {"weight": torch.full((2, 1, 1, 1, 1), torch.inf), "bias": torch.zeros(2)})
+    with pytest.raises(BundleInvalid, match="not numbers in weight"):
+        load_bundle(entry)
+
+
 class _Code:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Path.touch, (Path("executed"),)  # type: ignore[return-value]
