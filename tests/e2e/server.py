@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ class Server:
         self.processes: dict[str, Process] = {}
         self._database: Database | None = None
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     @property
     def models(self) -> Path:
         """Where a test puts bundles."""
@@ -114,9 +121,12 @@ class Server:
         self.wait_ready()
         return process
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = 150.0) -> None:
         """Wait until HTTP says ready and the DICOM port listens."""
-        wait_until(self._ready, timeout, what=f"ready\n{self.logs()}")
+        deadline = time.monotonic() + timeout
+        while not self._ready():
+            assert time.monotonic() < deadline, f"after {timeout:g} s still not ready\n{self.logs()}"
+            time.sleep(0.05)
 
     def _ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):

@@ -60,11 +60,10 @@ def settings_for(pacs: Orthanc) -> str:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("cli"), settings_for(pacs))
-    threshold_bundle(server.models / "threshold")
-    server.serve()
-    yield server
-    server.stop()
+    with Server(tmp_path_factory.mktemp("cli"), settings_for(pacs)) as server:
+        threshold_bundle(server.models / "threshold")
+        server.serve()
+        yield server
 
 
 @pytest.fixture

@@ -36,10 +36,9 @@ quiet_seconds = 0.5
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("dice"), SETTINGS, {"IMAGING_AI_MODELS_SHIPPED": "true"})
-    server.serve()
-    yield server
-    server.stop()
+    with Server(tmp_path_factory.mktemp("dice"), SETTINGS, {"IMAGING_AI_MODELS_SHIPPED": "true"}) as server:
+        server.serve()
+        yield server
 
 
 @pytest.fixture(scope="module")

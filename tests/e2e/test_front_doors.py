@@ -27,13 +27,12 @@ LARGEST = 250 << 20
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Only the front doors run, so that nothing else takes the processor."""
-    server = Server(tmp_path_factory.mktemp("doors"))
-    server.cli("db", "upgrade")
-    server.start("receive")
-    server.start("web")
-    server.wait_ready()
-    yield server
-    server.stop()
+    with Server(tmp_path_factory.mktemp("doors")) as server:
+        server.cli("db", "upgrade")
+        server.start("receive")
+        server.start("web")
+        server.wait_ready()
+        yield server
 
 
 def family(pid: int) -> list[int]:

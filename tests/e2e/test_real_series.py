@@ -126,10 +126,10 @@ def hospital(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc, real_data:
     server = Server(folder / "server", settings, {"IMAGING_AI_MODELS_SHIPPED": "true"})
     name = "spleen_ct_segmentation"
     random_bundle(real_data / "zoo" / name, server.models / name, seed=1)
-    server.serve()
     one = Hospital(server, pacs, real_data, folder / "sent")
     pacs.add_modality("ai", "IMAGINGAI", server.dicom_port)
-    try:
+    with server:
+        server.serve()
         with recorder(one.sent) as port:
             pacs.add_modality("recorder", "ANY", port)
             for source in (*SOURCES.values(), UNMATCHED):
@@ -139,8 +139,6 @@ def hospital(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc, real_data:
         states = "SELECT count(*) AS n FROM delivery WHERE state != 'CONFIRMED'"
         wait_until(lambda: server.rows(states)[0].n == 0, 60, what="all deliveries confirmed")
         yield one
-    finally:
-        server.stop()
 
 
 def send(hospital: Hospital, source: Source, recorder_port: int) -> None:

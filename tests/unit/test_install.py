@@ -115,6 +115,6 @@ def test_an_archive_with_a_damaged_entry_is_refused(tmp_path: Path) -> None:
     at = data.index(b'name = "Thing"') if b'name = "Thing"' in data else data.index(b"PK\3\4", 10) + 60
     data[at] ^= 0xFF
     archive.write_bytes(data)
-    with pytest.raises(BundleInvalid, match="damaged|no ZIP file"):
+    with pytest.raises(BundleInvalid, match="is no ZIP file"):
         install(archive, tmp_path / "models")
     assert nothing_is_left(tmp_path / "models")

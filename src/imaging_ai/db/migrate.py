@@ -57,8 +57,14 @@ def check_current(database: Database) -> None:
 def _run_migrations(connection: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise ConfigError(
+            f"the database cannot be brought to revision {HEAD}: {error}; a newer program has written it: use that one"
+        ) from error

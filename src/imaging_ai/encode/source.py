@@ -166,7 +166,10 @@ def functional_group(header: Dataset, frame: SourceFrame, sequence: str, keyword
             groups.insert(0, per_frame[frame.frame_number - 1])
         holders = [group[sequence].value[0] for group in groups if group.get(sequence)]
     for holder in holders:
-        if (value := holder.get(keyword)) not in (None, "", []):
-            values = value if isinstance(value, MultiValue | list) else [value]
-            return tuple(decimal_string(each) for each in values)
+        try:
+            if (value := holder.get(keyword)) not in (None, "", []):
+                values = value if isinstance(value, MultiValue | list) else [value]
+                return tuple(decimal_string(each) for each in values)
+        except (ValueError, OverflowError):
+            continue  # what is no number describes nothing
     return ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from imaging_ai.errors import SeriesRefused
+from imaging_ai.infer.numbers import number, positive
 
 __all__ = ["Frame", "frames_of"]
 
@@ -67,12 +68,18 @@ def frames_of(ds: Dataset) -> list[Frame]:
     SeriesRefused
         If the instance does not say where its frames lie.
     """
+    if not (positive(ds, "Rows") and positive(ds, "Columns")):
+        raise SeriesRefused("unreadable-pixels", "Rows or Columns is missing or no number")
     if "MOSAIC" in (ds.get("ImageType") or ()):
         raise SeriesRefused("mosaic", "a mosaic has many slices in one frame; send it as enhanced or single slices")
+    count = number(ds, "NumberOfFrames")
     if "PerFrameFunctionalGroupsSequence" in ds:
+        groups = ds.PerFrameFunctionalGroupsSequence or ()
+        if len(groups) != count or not groups:
+            raise SeriesRefused("no-geometry", "the functional groups are not as many as the frames")
         shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-        return [_frame(ds, k, (group, shared)) for k, group in enumerate(ds.PerFrameFunctionalGroupsSequence)]
-    if int(ds.get("NumberOfFrames") or 1) > 1:
+        return [_frame(ds, k, (group, shared)) for k, group in enumerate(groups)]
+    if count not in (None, 1.0):
         raise SeriesRefused("no-geometry", "a multi-frame instance without functional groups has no frame positions")
     return [_frame(ds, 0, ())]
 
@@ -94,7 +101,7 @@ def _frame(ds: Dataset, index: int, groups: tuple[Dataset, ...]) -> Frame:
         position=position,
         orientation=orientation,
         pixel_spacing=(float(spacing[0]), float(spacing[1])),
-        thickness=float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 0),
+        thickness=positive(measures, "SpacingBetweenSlices") or positive(measures, "SliceThickness"),
         slope=slope,
         intercept=intercept,
         localizer="LOCALIZER" in (ds.get("ImageType") or ()),
@@ -121,8 +128,8 @@ def _numbers(ds: Dataset, keyword: str, count: int) -> NDArray[np.float64]:
 
 
 def _rescale(ds: Dataset) -> tuple[float, float]:
-    slope, intercept = ds.get("RescaleSlope"), ds.get("RescaleIntercept")
-    pair = (1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
+    pair = (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)
     if not np.isfinite(pair).all() or pair[0] == 0:
         raise SeriesRefused("bad-rescale", "RescaleSlope or RescaleIntercept is not a usable number")
     return pair

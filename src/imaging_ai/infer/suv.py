@@ -14,6 +14,7 @@ from pydicom.valuerep import DA, DT, TM
 
 from imaging_ai.core.finding import Code
 from imaging_ai.errors import SeriesRefused
+from imaging_ai.infer.numbers import positive
 
 __all__ = ["ACTIVITY", "HOUNSFIELD", "SUV_BODY_WEIGHT", "unit_and_factor"]
 
@@ -49,8 +50,8 @@ def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str
         case "BQML":
             factor, why_not = _suv_factor(headers)
             return (SUV_BODY_WEIGHT, factor, "") if factor else (ACTIVITY, 1.0, f"SUV is not computed: {why_not}")
-        case "CNTS" if _PHILIPS_SUV_FACTOR in first and float(first[_PHILIPS_SUV_FACTOR].value) > 0:
-            return SUV_BODY_WEIGHT, float(first[_PHILIPS_SUV_FACTOR].value), ""
+        case "CNTS" if factor := positive(first, _PHILIPS_SUV_FACTOR):
+            return SUV_BODY_WEIGHT, factor, ""
         case other:
             return None, 1.0, f"Units are {other or 'not given'}: SUV is not computed"
 
@@ -58,10 +59,10 @@ def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str
 def _suv_factor(headers: Sequence[Dataset]) -> tuple[float, str]:
     """Return g/ml per Bq/ml, or 0 and what is missing (never a value: weight and dose are the patient's)."""
     first = headers[0]
-    weight = float(first.get("PatientWeight") or 0)
+    weight = positive(first, "PatientWeight")
     dose_item = (first.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
-    dose = float(dose_item.get("RadionuclideTotalDose") or 0)
-    half_life = float(dose_item.get("RadionuclideHalfLife") or 0)
+    dose = positive(dose_item, "RadionuclideTotalDose")
+    half_life = positive(dose_item, "RadionuclideHalfLife")
     correction = str(first.get("DecayCorrection") or "")
     for keyword, value in (("PatientWeight", weight), ("RadionuclideTotalDose", dose)):
         if value <= 0:

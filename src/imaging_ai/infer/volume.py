@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from imaging_ai.archive import gate
+from imaging_ai.archive.document import DEFLATED, inflate
 from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
-from imaging_ai.errors import SeriesRefused
+from imaging_ai.errors import NotDicom, SeriesRefused
 from imaging_ai.infer.frames import Frame, frames_of
 from imaging_ai.infer.pixels import Pixels, is_color
 from imaging_ai.infer.stack import Stack, build_stack
@@ -99,9 +101,15 @@ class _Decoded:
 
 
 def _parse(file: bytes | bytearray | memoryview) -> Dataset:
+    """Read an instance; a deflated one only when it inflates to no more than the archive shows of it."""
     try:
+        view = memoryview(file)
+        if gate.transfer_syntax(view) == DEFLATED:
+            _, wrong = inflate(bytes(view[gate.dataset_offset(view) :]))
+            if wrong:
+                raise SeriesRefused("unreadable-instance", wrong)
         return dcmread(io.BytesIO(file))
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+    except (NotDicom, InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError) as error:
         raise SeriesRefused("unreadable-instance", f"an instance cannot be read ({type(error).__name__})") from error
 
 

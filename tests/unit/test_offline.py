@@ -1,0 +1,123 @@
+"""A model on a folder without a server: which series it takes, what it writes, why it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom import Dataset
+
+from imaging_ai.catalog import read_model
+from imaging_ai.core.job import Stage
+from imaging_ai.errors import SeriesRefused
+from imaging_ai.infer.bundle import LoadedModel, load_bundle
+from imaging_ai.offline import Written, run_folder
+from phantoms import ball, series, threshold_bundle, write
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_bundle(read_model(threshold_bundle(tmp_path_factory.mktemp("models") / "threshold")))
+
+
+def phantom(name: str, modality: str = "CT", slices: int = 6) -> list[Dataset]:
+    return series(ball((slices, 20, 20)), name=name, modality=modality)
+
+
+def run(source: Path, model: LoadedModel) -> list[Written]:
+    return list(run_folder(source, source.parent / "out", model, lambda *_: None, created_at=1e9))
+
+
+def test_every_series_that_the_model_accepts_is_run(tmp_path: Path, model: LoadedModel) -> None:
+    source = tmp_path / "in"
+    for name, modality in (("one", "CT"), ("two", "CT"), ("three", "MR")):
+        write(phantom(name, modality), source / name / "deep")
+    (source / "notes.txt").write_text("not DICOM")
+    (source / "empty").mkdir()
+    written = run(source, model)
+    assert len(written) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    for one in written:
+        assert [made.kind for made, _ in one.objects] == ["SEG", "SR"]
+        (finding,) = one.findings
+        assert finding.found
+        for made, path in one.objects:
+            assert path.read_bytes() == made.data
+            assert pydicom.dcmread(path).SOPInstanceUID == made.sop_instance_uid
+
+
+def test_progress_goes_from_nothing_to_the_end_of_each_run(tmp_path: Path, model: LoadedModel) -> None:
+    write(phantom("one"), tmp_path / "in")
+    told: list[tuple[int, Stage]] = []
+    list(run_folder(tmp_path / "in", tmp_path / "out", model, lambda *report: told.append(report), created_at=1e9))
+    percents = [percent for percent, _ in told]
+    assert percents == sorted(percents)
+    assert told[0] == (0, Stage.READ)
+    assert told[-1][1] is Stage.VALIDATE
+
+
+def test_a_run_that_is_repeated_replaces_its_files(tmp_path: Path, model: LoadedModel) -> None:
+    write(phantom("one"), tmp_path / "in")
+    (first,), (again,) = run(tmp_path / "in", model), run(tmp_path / "in", model)
+    assert [path for _, path in first.objects] == [path for _, path in again.objects]
+    assert [made.data for made, _ in first.objects] == [made.data for made, _ in again.objects]
+
+
+def test_nothing_found_is_a_report_without_a_segmentation(tmp_path: Path, model: LoadedModel) -> None:
+    write(series(np.zeros((6, 20, 20), np.float32), name="dark"), tmp_path / "in")
+    (written,) = run(tmp_path / "in", model)
+    assert [made.kind for made, _ in written.objects] == ["SR"]
+    assert not any(finding.found for finding in written.findings)
+
+
+@pytest.fixture(params=["no files", "no model's", "refused"])
+def useless(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder that the model cannot be run on, and what the reason must name."""
+    source = tmp_path / "in"
+    source.mkdir()
+    match request.param:
+        case "no files":
+            yield source, "no DICOM files"
+        case "no model's":
+            write(phantom("one", "MR"), source)
+            yield source, "Modality"
+        case _:
+            write(phantom("few", slices=2), source)
+            yield source, "slices"
+
+
+def test_what_cannot_be_run_is_refused_with_the_reason_and_writes_nothing(
+    useless: tuple[Path, str], model: LoadedModel
+) -> None:
+    source, reason = useless
+    with pytest.raises(SeriesRefused, match=reason):
+        run(source, model)
+    assert list((source.parent / "out").glob("*")) == []
+
+
+def test_a_model_of_several_inputs_takes_a_series_for_each(tmp_path: Path) -> None:
+    toml = """
+[inputs.t1]
+SeriesDescription = "*T1*"
+[inputs.t2]
+SeriesDescription = "*T2*"
+"""
+    entry = read_model(threshold_bundle(tmp_path / "both", modality="MR", dicom_toml=toml))
+    from imaging_ai.offline import _choose, _read
+
+    for name in ("T1", "T2"):
+        datasets = phantom(name, "MR")
+        for ds in datasets:
+            ds.SeriesDescription = f"ax {name}"
+        write(datasets, tmp_path / "in" / name)
+    found = _read(tmp_path / "in")
+    (channels,) = _choose(found, entry)
+    assert {name: one.attributes["SeriesDescription"] for name, (_, one) in channels.items()} == {
+        "t1": "ax T1",
+        "t2": "ax T2",
+    }
+    only = {uid: one for uid, one in found.items() if one.attributes["SeriesDescription"] == "ax T1"}
+    assert list(_choose(only, entry)) == []
