@@ -252,7 +252,7 @@ def bundles(folder: Path) -> None:
     inference.write_text(inference.read_text().replace('"in_channels": 1', '"in_channels": 3'))
     torch.save({"weight": torch.zeros(2, 3, 1, 1, 1), "bias": torch.zeros(2)}, folder / "raises/models/model.pt")
     threshold_bundle(folder / "answers-nan")
-    broken = {"weight": torch.full((2, 1, 1, 1, 1), float("nan")), "bias": torch.zeros(2)}
+    broken = {"weight": torch.full((2, 1, 1, 1, 1), 3e38), "bias": torch.zeros(2)}
     torch.save(broken, folder / "answers-nan/models/model.pt")
     threshold_bundle(folder / "never-ends", window=4, overlap=0.75)
     threshold_bundle(folder / "eats-memory", pixdim=(0.08, 0.08, 0.08))
