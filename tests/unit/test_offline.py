@@ -14,7 +14,7 @@ from imaging_ai.catalog import read_model
 from imaging_ai.core.job import Stage
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.infer.bundle import LoadedModel, load_bundle
-from imaging_ai.offline import Written, run_folder
+from imaging_ai.offline import Written, _choose, _read, run_folder
 from phantoms import ball, series, threshold_bundle, write
 
 
@@ -27,8 +27,8 @@ def phantom(name: str, modality: str = "CT", slices: int = 6) -> list[Dataset]:
     return series(ball((slices, 20, 20)), name=name, modality=modality)
 
 
-def run(source: Path, model: LoadedModel) -> list[Written]:
-    return list(run_folder(source, source.parent / "out", model, lambda *_: None, created_at=1e9))
+def run(source: Path, model: LoadedModel, created_at: float = 1e9) -> list[Written]:
+    return list(run_folder(source, source.parent / "out", model, lambda *_: None, created_at=created_at))
 
 
 def test_every_series_that_the_model_accepts_is_run(tmp_path: Path, model: LoadedModel) -> None:
@@ -61,9 +61,9 @@ def test_progress_goes_from_nothing_to_the_end_of_each_run(tmp_path: Path, model
 
 def test_a_run_that_is_repeated_replaces_its_files(tmp_path: Path, model: LoadedModel) -> None:
     write(phantom("one"), tmp_path / "in")
-    (first,), (again,) = run(tmp_path / "in", model), run(tmp_path / "in", model)
+    (first,), (again,) = run(tmp_path / "in", model), run(tmp_path / "in", model, created_at=2e9)
     assert [path for _, path in first.objects] == [path for _, path in again.objects]
-    assert [made.data for made, _ in first.objects] == [made.data for made, _ in again.objects]
+    assert [made.sop_instance_uid for made, _ in first.objects] == [made.sop_instance_uid for made, _ in again.objects]
 
 
 def test_nothing_found_is_a_report_without_a_segmentation(tmp_path: Path, model: LoadedModel) -> None:
@@ -106,8 +106,6 @@ SeriesDescription = "*T1*"
 SeriesDescription = "*T2*"
 """
     entry = read_model(threshold_bundle(tmp_path / "both", modality="MR", dicom_toml=toml))
-    from imaging_ai.offline import _choose, _read
-
     for name in ("T1", "T2"):
         datasets = phantom(name, "MR")
         for ds in datasets:
@@ -121,3 +119,13 @@ SeriesDescription = "*T2*"
     }
     only = {uid: one for uid, one in found.items() if one.attributes["SeriesDescription"] == "ax T1"}
     assert list(_choose(only, entry)) == []
+
+
+def test_no_series_is_two_inputs_at_once(tmp_path: Path) -> None:
+    toml = '[inputs.one]\nModality = "MR"\n[inputs.other]\nModality = "MR"\n'
+    entry = read_model(threshold_bundle(tmp_path / "both", modality="MR", dicom_toml=toml))
+    write(phantom("first", "MR"), tmp_path / "in" / "first")
+    assert list(_choose(_read(tmp_path / "in"), entry)) == []
+    write(phantom("second", "MR"), tmp_path / "in" / "second")
+    (channels,) = _choose(_read(tmp_path / "in"), entry)
+    assert len({uid for uid, _ in channels.values()}) == 2
