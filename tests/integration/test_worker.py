@@ -194,10 +194,10 @@ def test_cancelling_a_running_job_kills_its_runner_and_frees_the_worker(site: Si
 
 def test_a_newer_revision_stops_the_older_one_that_runs(small: Site) -> None:
     small.start()
-    series = ("1.2.3",)
-    older = small.add("slow-60", series_instance_uids=series, revision=1)
+    same = {"study_instance_uid": "1.2", "series_instance_uids": ("1.2.3",)}
+    older = small.add("slow-60", **same, revision=1)
     small.wait_until_begun(older)
-    newer = small.add("slow-60", series_instance_uids=series, revision=2)
+    newer = small.add("slow-60", **same, revision=2)
     stopped = small.wait(older)
     assert stopped.failure is not None
     assert stopped.failure.code == "superseded"
