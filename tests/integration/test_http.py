@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,11 +133,3 @@ def _lives(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
-
-
-@pytest.mark.skipif(not os.environ.get("IMAGING_AI_MEASURE"), reason="prints a figure, asserts nothing")
-def test_how_long_the_start_takes(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    server = Server(tmp_path)
-    print(f"\nstart to first answer: {time.perf_counter() - started:.2f} s")
-    server.stop()

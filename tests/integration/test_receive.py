@@ -37,7 +37,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.receive.policy import AssociationPolicy
 from imaging_ai.receive.scp import StorageScp
-from services import free_port, wait_until
+from services import free_port, missing, wait_until
 from services.dcmtk import Dcmtk
 
 AUDIT = AuditEventRow.metadata.tables["audit_event"]
@@ -409,7 +409,7 @@ def test_a_disk_that_fills_in_mid_object_is_answered_and_leaves_nothing(tmp_path
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
+        missing("the right to mount a small file system")
     try:
         database = Database(f"sqlite:///{tmp_path}/index.db")
         SQLModel.metadata.create_all(database.engine)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services import free_port, wait_until
+from services import free_port, missing, wait_until
 from services.orthanc import PLUGINS, Orthanc, OrthancFactory
 from services.peers import CT, SEG, RecordingPeer, small_object, stored
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "plugins" / "orthanc"
 def with_python(factory: OrthancFactory, port: int, **section: object) -> Orthanc:
     plugin = PLUGINS / "libOrthancPython.so"
     if not plugin.exists():
-        pytest.skip("Orthanc's Python plugin is not installed")
+        missing("Orthanc's Python plugin")
     return factory(
         Plugins=[str(plugin)],
         PythonScript=str(FOLDER / "ai_route.py"),
