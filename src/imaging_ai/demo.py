@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from imaging_ai.errors import ModelFailed
 from imaging_ai.send.destinations import DicomDestination
 from imaging_ai.send.folder import send_folder
 
-__all__ = ["DemoReport", "Shown", "run_demo"]
+__all__ = ["DemoReport", "Shown", "demo_environment", "run_demo"]
 
 Tell = Callable[[str], None]
 
@@ -108,17 +108,25 @@ def _settings(folder: Path) -> config.Settings:
     file = folder / "imaging-ai.toml"
     if not file.exists():
         file.write_text(_RULES.lstrip())
-    ports = {
-        f"IMAGING_AI_{name}_PORT": str(_free_port(default)) for name, default in (("DICOM", 11112), ("HTTP", 8080))
-    }
-    for name, value in {
+    environment = demo_environment(os.environ, folder, file)
+    os.environ.clear()  # the roles are child processes and read the same
+    os.environ.update(environment)
+    return config.load(file)
+
+
+def demo_environment(given: Mapping[str, str], folder: Path, file: Path) -> dict[str, str]:
+    """Return the environment of the demo: nothing of an installation's settings, which would put the phantom into it.
+
+    Only the ports may be given; without them the usual ones are taken where they are free.
+    """
+    ports = {f"{config.ENVIRONMENT_PREFIX}{name}_PORT": default for name, default in (("DICOM", 11112), ("HTTP", 8080))}
+    return {
+        **{name: value for name, value in given.items() if not name.startswith(config.ENVIRONMENT_PREFIX)},
+        **{name: given.get(name) or str(_free_port(default)) for name, default in ports.items()},
         "IMAGING_AI_DATA_DIR": str(folder),
         "IMAGING_AI_LOG_LEVEL": "WARNING",
         "IMAGING_AI_CONFIG": str(file),
-        **ports,
-    }.items():
-        os.environ.setdefault(name, value)  # the roles are child processes and read the same
-    return config.load(file)
+    }
 
 
 def _free_port(wanted: int) -> int:
