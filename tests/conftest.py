@@ -36,7 +36,9 @@ def no_thread_stays() -> Iterator[None]:
         if time.monotonic() > patience:
             frames = sys._current_frames()
             where = ["".join(traceback.format_stack(frames[one.ident])) for one in left if one.ident in frames]
-            pytest.fail("threads still run:\n" + "\n".join(f"{one.name}\n{at}" for one, at in zip(left, where)))
+            pytest.fail(
+                "threads still run:\n" + "\n".join(f"{one.name}\n{at}" for one, at in zip(left, where, strict=False))
+            )
         time.sleep(0.01)
 
 

@@ -56,6 +56,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     processes: Count = 1
+    public_url: str = ""
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

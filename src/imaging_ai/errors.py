@@ -12,7 +12,12 @@ the HTTP status a web client gets (RFC 9457 problem document), and whether tryin
     │   ├── UnsupportedSopClass   a SOP class or transfer syntax that is not accepted here
     │   ├── TooLarge              over a configured limit
     │   ├── InstanceConflict      same SOP Instance UID, other content, and the policy keeps the first
+    │   ├── BadParameterError     a parameter of a request has a value that cannot be taken; names it
+    │   ├── NotAcceptable         no media type or transfer syntax that is wanted can be given
+    │   ├── UnsupportedMediaType  a body of a kind that is not taken here
+    │   ├── RangeNotSatisfiable   a range past the end of what there is
     │   ├── NotFound              the named thing does not exist
+    │   │   └── Gone              it existed and was deleted
     │   └── WrongState            the named thing is in no state for what was asked
     ├── UnavailableError          a part of this server is down or full; passing, worth a retry
     │   ├── StorageUnavailable
@@ -34,6 +39,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BadParameterError",
     "BrokerUnavailable",
     "BundleInvalid",
     "ConfigError",
@@ -42,19 +48,23 @@ __all__ = [
     "DeliveryError",
     "DeliveryRefused",
     "DeliveryUnavailable",
+    "Gone",
     "ImagingAiError",
     "InputError",
     "InstanceConflict",
     "ModelError",
     "ModelFailed",
     "ModelOutOfMemory",
+    "NotAcceptable",
     "NotDicom",
     "NotFound",
+    "RangeNotSatisfiable",
     "ResultInvalid",
     "SeriesRefused",
     "StorageUnavailable",
     "TooLarge",
     "UnavailableError",
+    "UnsupportedMediaType",
     "UnsupportedSopClass",
     "WrongState",
 ]
@@ -134,6 +144,47 @@ class NotFound(InputError):
 
     code = "not-found"
     http_status = 404
+
+
+class Gone(NotFound):
+    """Raised when the named thing was here and has been deleted."""
+
+    code = "gone"
+    http_status = 410
+
+
+class BadParameterError(InputError):
+    """Raised when a parameter of a request has a value that cannot be taken; `message` never repeats the value."""
+
+    code = "bad-parameter"
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(f"{parameter}: {message}")
+        self.parameter, self.reason = parameter, message
+
+    def __reduce__(self) -> tuple[type[BadParameterError], tuple[str, str]]:
+        return type(self), (self.parameter, self.reason)
+
+
+class NotAcceptable(InputError):
+    """Raised when no representation that a client wants can be given (PS3.18 8.7)."""
+
+    code = "not-acceptable"
+    http_status = 406
+
+
+class UnsupportedMediaType(InputError):
+    """Raised when a body is of a kind that is not taken."""
+
+    code = "unsupported-media-type"
+    http_status = 415
+
+
+class RangeNotSatisfiable(InputError):
+    """Raised when a byte range lies past the end of what there is."""
+
+    code = "range-not-satisfiable"
+    http_status = 416
 
 
 class WrongState(InputError):

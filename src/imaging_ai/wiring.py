@@ -216,17 +216,34 @@ def serve_web(settings: Settings) -> None:
 
 def make_web_app(settings: Settings) -> Litestar:
     """Build the HTTP application."""
+    from imaging_ai.archive.describer import Describer
+    from imaging_ai.serve.access import AccessLog
     from imaging_ai.serve.app import make_app
+    from imaging_ai.serve.dicomweb.parts import Limits, Parts
     from imaging_ai.serve.health import disk_check, storage_check
 
     database = make_current_database(settings)
+    archive, ledger = make_archive(settings, database), make_ledger(settings, database)
     broker = make_broker(settings.broker.url, settings.run_path)
     checks: dict[str, Callable[[], object]] = {
-        "storage": storage_check(make_store(settings)),
+        "storage": storage_check(archive.store),
         "broker": broker.ping,
         "disk": disk_check(settings.data_path, settings.storage.min_free_mb),
     }
-    return make_app(database, make_ledger(settings, database), checks=checks)
+    dicomweb = Parts(
+        database,
+        archive,
+        Describer(database, archive.store),
+        ledger,
+        make_catalog(settings),
+        Doorbell(broker),
+        QuietTimes(settings.routing.quiet_seconds, settings.routing.silence_seconds),
+        AccessLog(database),
+        sop_classes=frozenset(settings.dicom.sop_classes),
+        unknown_sop_classes=settings.dicom.accept_unknown_sop_classes,
+        limits=Limits(object_bytes=settings.dicom.max_object_mb << 20),
+    )
+    return make_app(database, ledger, checks=checks, dicomweb=dicomweb, public_url=settings.http.public_url)
 
 
 def make_worker(settings: Settings) -> Worker:

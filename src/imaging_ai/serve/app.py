@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.router import dicomweb_router
 from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_unknown_parameters
 from imaging_ai.serve.health import Check, health_router
 from imaging_ai.serve.jobs import jobs_router
@@ -27,20 +30,30 @@ def make_app(
     *,
     checks: Mapping[str, Check] | None = None,
     hosts: Collection[str] = LOOPBACK,
+    dicomweb: Parts | None = None,
+    public_url: str = "",
 ) -> Litestar:
     """Make the application.
 
     `checks` are tried for readiness, after the database itself. Requests for patient data are answered when they are
-    for one of `hosts`.
+    for one of `hosts`. `public_url` is the address of this server as clients see it, where a proxy changes it.
     """
+    guards = [host_guard(frozenset(hosts))]
     api = Router(
         "/api",
         route_handlers=[jobs_router(database, ledger), studies_router(database)],
-        guards=[host_guard(frozenset(hosts)), refuse_unknown_parameters],
+        guards=[*guards, refuse_unknown_parameters],
         response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
+    routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, guards)]
     return Litestar(
-        route_handlers=[health_router({"database": database.ping, **(checks or {})}), metrics_handler(database), api],
+        route_handlers=[
+            health_router({"database": database.ping, **(checks or {})}),
+            metrics_handler(database),
+            api,
+            *routers,
+        ],
+        state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},
         openapi_config=OpenAPIConfig(
             title="imaging-ai", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin(path="/")]

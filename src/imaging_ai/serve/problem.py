@@ -18,7 +18,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import BaseRouteHandler
 
-from imaging_ai.errors import ImagingAiError, UnavailableError
+from imaging_ai.errors import BadParameterError, ImagingAiError, UnavailableError
 from imaging_ai.serve.guards import query_name
 
 __all__ = ["MEDIA_TYPE", "BadParameter", "Problem", "problem", "respond"]
@@ -76,6 +76,9 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[Probl
     """Answer an error, whatever it is."""
     if isinstance(error, UnavailableError):
         return problem(error.http_status, error.code, error.message, headers={"Retry-After": "5"})
+    if isinstance(error, BadParameterError):
+        bad = BadParameter(error.parameter, error.reason)
+        return problem(error.http_status, error.code, error.message, parameters=(bad,))
     if isinstance(error, ImagingAiError) and error.http_status < 500:
         return problem(error.http_status, error.code, error.message)
     if isinstance(error, HTTPException) and error.status_code < 500:

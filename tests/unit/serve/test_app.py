@@ -154,7 +154,11 @@ def raising(error: Exception) -> Client:
     )
 
 
-_KINDS = [kind for name in errors.__all__ if (kind := getattr(errors, name)) is not errors.SeriesRefused]
+_KINDS = [
+    kind
+    for name in errors.__all__
+    if (kind := getattr(errors, name)) not in (errors.SeriesRefused, errors.BadParameterError)
+]
 
 
 @pytest.mark.parametrize("kind", _KINDS, ids=lambda kind: kind.__name__)
@@ -194,3 +198,10 @@ def test_the_web_role_imports_nothing_heavy() -> None:
     code = f"import sys, imaging_ai.serve.app, imaging_ai.serve.server; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['numpy']")
+
+
+def test_a_bad_parameter_is_named_in_the_problem() -> None:
+    with raising(errors.BadParameterError("StudyDate", "is not a date")) as client:
+        answer = client.get("/")
+    assert answer.status_code == 400
+    assert answer.json()["parameters"] == [{"parameter": "StudyDate", "message": "is not a date"}]

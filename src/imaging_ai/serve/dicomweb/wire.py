@@ -1,0 +1,149 @@
+"""What every DICOMweb transaction needs of HTTP: UIDs in paths, addresses, answers in JSON and in parts.
+
+Answers to conditional requests and compression are here too (PS3.18 8.4, 8.7; RFC 9110, RFC 2387).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import zlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from litestar import Request, Response
+from litestar.response import Stream
+
+from imaging_ai.errors import BadParameterError
+
+__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "uid", "warning"]
+
+AnyRequest = Request[Any, Any, Any]
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
+_WORTH_COMPRESSING = 1_024
+_COMPRESSIBLE = ("application/dicom+json", "application/json", "application/dicom+xml")
+
+
+def uid(text: str, name: str) -> str:
+    """Return a UID of a path or query, as PS3.5 9.1 has them (leading zeros in components are let pass).
+
+    Raises
+    ------
+    BadParameterError
+        If it is none.
+    """
+    if len(text) > 64 or not _UID.match(text):
+        raise BadParameterError(name, "is not a UID (PS3.5 9.1: digits and dots, at most 64 characters)")
+    return text
+
+
+def base_url(request: AnyRequest) -> str:
+    """Return the address of `/dicom-web` as the client sees it: `http.public_url`, else what the request came to."""
+    public = request.app.state.get("public_url", "")
+    return f"{public.rstrip('/') if public else f'{request.url.scheme}://{request.url.netloc}'}/dicom-web"
+
+
+def warning(text: str) -> dict[str, str]:
+    """Return the Warning header of PS3.18 (code 299)."""
+    return {"Warning": f'299 imaging-ai "{text}"'}
+
+
+def etag_of(*pieces: bytes | str | int | float) -> str:
+    """Return an entity tag of what decides the content."""
+    digest = blake2b(digest_size=16)
+    for piece in pieces:
+        digest.update(piece if isinstance(piece, bytes) else str(piece).encode())
+        digest.update(b"\0")
+    return f'"{digest.hexdigest()}"'
+
+
+def not_modified(request: AnyRequest, etag: str) -> bool:
+    """Say whether the client holds this content already (If-None-Match)."""
+    held = request.headers.get("if-none-match", "")
+    return held.strip() == "*" or etag in (one.strip().removeprefix("W/") for one in held.split(","))
+
+
+def answer(
+    request: AnyRequest,
+    body: bytes,
+    media_type: str,
+    *,
+    status: int = 200,
+    etag: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> Response[bytes]:
+    """Answer with a body, compressed where the client takes it; 304 where it holds it already."""
+    sent = {"Vary": "Accept, Accept-Encoding", **(headers or {})}
+    if etag:
+        sent["ETag"] = etag
+        if status == 200 and not_modified(request, etag):
+            return Response(b"", status_code=304, headers=sent)
+    if len(body) >= _WORTH_COMPRESSING and media_type.startswith(_COMPRESSIBLE) and _takes_gzip(request):
+        sent["Content-Encoding"] = "gzip"
+        engine = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+        body = engine.compress(body) + engine.flush()
+    return Response(body, status_code=status, media_type=media_type, headers=sent)
+
+
+def _takes_gzip(request: AnyRequest) -> bool:
+    for item in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() in ("gzip", "x-gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a multipart answer: its media type with parameters, further headers, and its bytes in pieces."""
+
+    content_type: str
+    body: Iterable[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def multipart(
+    parts: Iterator[Part] | AsyncIterator[Part],
+    of_type: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Stream:
+    """Answer with parts as they come (RFC 2387); nothing is held but the piece being sent.
+
+    A synchronous iterator is run in threads by the server. `of_type` is the `type` parameter: the type of the parts.
+    """
+    boundary = secrets.token_hex(16)
+    pieces = _pieces(parts, boundary) if isinstance(parts, Iterator) else _async_pieces(parts, boundary)
+    return Stream(
+        pieces,
+        status_code=status,
+        media_type=f'multipart/related; type="{of_type}"; boundary="{boundary}"',
+        headers=dict(headers or {}),
+    )
+
+
+def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
+    for part in parts:
+        yield _head(part, boundary)
+        yield from part.body
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+async def _async_pieces(parts: AsyncIterator[Part], boundary: str) -> AsyncIterator[bytes]:
+    async for part in parts:
+        yield _head(part, boundary)
+        for piece in part.body:
+            yield piece
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
+
+
+def _head(part: Part, boundary: str) -> bytes:
+    lines = [f"--{boundary}", f"Content-Type: {part.content_type}"]
+    lines += [f"{name}: {value}" for name, value in part.headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
