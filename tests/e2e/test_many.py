@@ -73,7 +73,8 @@ def test_every_job_is_done_once_and_the_work_is_shared(
         assert all(len(each) == 1 for each in pacs.held().values()), "nothing was sent twice"
         assert all(_said(server, name, "association with MODALITY ended by release") for name in receivers)
         begun = [_said(server, name, r"attempt \d+ begins") for name in workers]
-        assert sum(begun) == len(server.jobs())
+        # A series whose association broke may have settled in two parts: then one row may say that no rule matched.
+        assert sum(begun) == sum(job.attempt for job in server.jobs()) >= SERIES
         assert sum(count > 0 for count in begun) > 1, "one worker did everything"
     finally:
         server.stop()
