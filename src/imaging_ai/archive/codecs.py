@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -25,6 +26,7 @@ from imaging_ai.archive.document import (
     EXPLICIT_BIG_ENDIAN,
     EXPLICIT_LITTLE_ENDIAN,
     IMPLICIT_LITTLE_ENDIAN,
+    Document,
     inflate,
     make_document,
     read_file_meta,
@@ -41,7 +43,7 @@ from imaging_ai.archive.frames import (
 )
 from imaging_ai.errors import InputError, NotDicom, TooLarge
 
-__all__ = ["DECODABLE", "Frames", "decode_frames", "iterate_frames", "open_frames"]
+__all__ = ["DECODABLE", "Frames", "decode_frames", "described_frames", "iterate_frames", "open_frames"]
 
 _MAX_FRAME_BYTES = 1 << 31
 _NATIVE = ("", IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED)
@@ -81,6 +83,11 @@ class Frames:
     def dtype(self) -> np.dtype[Any]:
         """The type of the stored values."""
         return self._image.dtype
+
+    @property
+    def image(self) -> Image:
+        """The Image Pixel attributes."""
+        return self._image
 
     def decode(self, frame_number: int, *, rgb: bool = False) -> NDArray[Any]:
         """Return one frame as (rows, columns) or (rows, columns, samples).
@@ -128,22 +135,36 @@ def open_frames(source: Dataset | bytes) -> Frames:
         if error:
             raise NotDicom(error)
     document = make_document(reader_of(source), len(source), "")
-    bulk = {value.path: value.vr for value in document.bulk}
-    keyword = next((word for tag, word in _PIXEL_KEYWORDS.items() if f"{tag:08X}" in bulk), "")
-    attributes = msgspec.json.decode(document.json)
+    document = replace(document, transfer_syntax_uid=transfer_syntax_uid)  # what was inflated does not say
+    file = source
+    return described_frames(
+        document,
+        msgspec.json.decode(document.json),
+        reader_of(file),
+        lambda: dcmread(BytesIO(file), stop_before_pixels=True, force=True),
+    )
+
+
+def described_frames(
+    document: Document, attributes: Mapping[str, Any], read: Reader, palette: Callable[[], Dataset] = Dataset
+) -> Frames:
+    """Find the frames of an instance whose document is there; `attributes` is its JSON, decoded.
+
+    `palette` gives the data set that has the colours, where frames are wanted as RGB.
+
+    Raises
+    ------
+    NotDicom, InputError, TooLarge
+        If it has no pixel data, or none that can be decoded.
+    """
+    keyword = next((word for tag, word in _PIXEL_KEYWORDS.items() if f"{tag:08X}" in attributes), "")
 
     def value_of(name: str) -> Any:
         return next(iter(attributes.get(_TAGS[name], {}).get("Value", ())), None)
 
-    image = _image_of(value_of, transfer_syntax_uid, keyword, bulk.get("7FE00010", ""))
-    file = source
-    return Frames(
-        reader_of(file),
-        document.frames,
-        image,
-        lambda: dcmread(BytesIO(file), stop_before_pixels=True, force=True),
-        document.error,
-    )
+    vr = attributes.get("7FE00010", {}).get("vr", "")
+    image = _image_of(value_of, document.transfer_syntax_uid, keyword, vr)
+    return Frames(read, document.frames, image, palette, document.error)
 
 
 def _frames_of_dataset(ds: Dataset) -> Frames:
