@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test check bench chaos services clean help
+.PHONY: setup demo viewer test check bench chaos services clean help
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,10 +22,15 @@ setup: .venv/installed  ## make .venv with the project and its locked dependenci
 demo: setup  ## a study in, its results out, on this machine
 	$(BIN)/imaging-ai demo $(ARGS)
 
+viewer: setup  ## OHIF, which the server then shows at /viewer
+	@command -v npm >/dev/null || sh tests/install_services.sh npm
+	$(BIN)/imaging-ai viewer install $(ARGS)
+
 services:
 	@sh tests/install_services.sh
 
 test: setup services  ## everything, with real services (skips what is missing unless CI=true)
+	@$(MAKE) --no-print-directory viewer ARGS= || echo "its tests are skipped without the viewer"
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -12,6 +12,8 @@ else
     [ -e /usr/share/orthanc/plugins/libOrthancPython.so ] || missing="$missing orthanc-python"
     need dciodvfy dicom3tools
     need redis-server redis-server
+    need chromium chromium
+    need npm npm
     need initdb postgresql
 fi
 [ -z "$missing" ] && exit 0
