@@ -146,8 +146,6 @@ def _write(folder: Path, name: str, data: bytes) -> ViewerFile:
     if compressed:
         target.with_name(f"{target.name}.gz").write_bytes(gzip.compress(data, 6, mtime=0))
     media_type = _TYPES.get(target.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    if media_type.startswith("text/"):
-        media_type += "; charset=utf-8"
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     return ViewerFile(media_type, etag, _HASHED.match(target.name) is not None, compressed)
 

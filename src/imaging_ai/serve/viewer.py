@@ -65,7 +65,7 @@ def _give(viewer: ViewerFolder, request: AnyRequest, name: str) -> Response[byte
         raise NotFound("the viewer is not installed; `make viewer` or `imaging-ai viewer install` does that")
     if name == _CONFIG:
         body = app_config(PATH, "/dicom-web")
-        return Response(body, media_type="text/javascript; charset=utf-8", headers={"Cache-Control": "no-cache"})
+        return Response(body, media_type="text/javascript", headers={"Cache-Control": "no-cache"})
     if name not in installed.files and "." not in name.rpartition("/")[2]:
         name = _PAGE  # an address within the application
     if name not in installed.files:

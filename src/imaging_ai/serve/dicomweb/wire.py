@@ -18,7 +18,7 @@ from litestar.response import Stream
 
 from imaging_ai.errors import BadParameterError
 
-__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "uid", "warning"]
+__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "takes_gzip", "uid", "warning"]
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -81,14 +81,15 @@ def answer(
         sent["ETag"] = etag
         if status == 200 and not_modified(request, etag):
             return Response(b"", status_code=304, headers=sent)
-    if len(body) >= _WORTH_COMPRESSING and media_type.startswith(_COMPRESSIBLE) and _takes_gzip(request):
+    if len(body) >= _WORTH_COMPRESSING and media_type.startswith(_COMPRESSIBLE) and takes_gzip(request):
         sent["Content-Encoding"] = "gzip"
         engine = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
         body = engine.compress(body) + engine.flush()
     return Response(body, status_code=status, media_type=media_type, headers=sent)
 
 
-def _takes_gzip(request: AnyRequest) -> bool:
+def takes_gzip(request: AnyRequest) -> bool:
+    """Say whether the client takes a body compressed with gzip (RFC 9110 12.5.3)."""
     for item in request.headers.get("accept-encoding", "").lower().split(","):
         coding, _, weight = item.partition(";")
         if coding.strip() in ("gzip", "x-gzip", "*"):
