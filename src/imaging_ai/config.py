@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,12 +58,16 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8080
     processes: Count = 1
     public_url: str = ""
+    cors_origins: tuple[str, ...] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
+    viewer: str = ""
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may use the web server; `off` only on loopback."""
+    """Who may use the web server: whoever has a token, or (`off`, only on loopback) everyone on this machine."""
 
-    mode: Literal["off"] = "off"
+    mode: Literal["off", "token"] = "off"
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,6 +167,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def storage_url(self) -> str:
         """The URL of the object storage."""
         return self.storage.url or f"file://{self.data_path / 'objects'}"
+
+    @property
+    def viewer_path(self) -> Path:
+        """Where OHIF is installed: beside the program, unless the settings say otherwise."""
+        folder = self.http.viewer or str(Path(sys.prefix) / "share" / "imaging-ai" / "viewer")
+        return Path(folder).expanduser().absolute()
 
     @property
     def model_folders(self) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from imaging_ai.route.rules import Rule, parse_rules
 from imaging_ai.send.deliveries import Deliveries
 from imaging_ai.send.destinations import Destination
 from imaging_ai.supervisor import Role, Supervisor
+from imaging_ai.tokens import Tokens
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -113,6 +115,11 @@ def make_rules(settings: Settings) -> tuple[Rule, ...]:
         models=make_catalog(settings).names(),
         destinations=tuple(make_destinations(settings)),
     )
+
+
+def make_tokens(settings: Settings) -> Tokens:
+    """Open the tokens."""
+    return Tokens(make_current_database(settings))
 
 
 def make_ledger(settings: Settings, database: Database | None = None) -> Ledger:
@@ -211,7 +218,15 @@ def serve_web(settings: Settings) -> None:
 
     make_current_database(settings).dispose()
     http = settings.http
-    serve_http(partial(make_web_app, settings), http.host, http.port, processes=http.processes)
+    serve_http(
+        partial(make_web_app, settings),
+        http.host,
+        http.port,
+        processes=http.processes,
+        authenticated=settings.auth.mode == "token",
+        certificate=Path(http.tls_certificate) if http.tls_certificate else None,
+        key=Path(http.tls_key) if http.tls_key else None,
+    )
 
 
 def make_web_app(settings: Settings) -> Litestar:
@@ -243,7 +258,14 @@ def make_web_app(settings: Settings) -> Litestar:
         unknown_sop_classes=settings.dicom.accept_unknown_sop_classes,
         limits=Limits(object_bytes=settings.dicom.max_object_mb << 20),
     )
-    return make_app(database, ledger, checks=checks, dicomweb=dicomweb, public_url=settings.http.public_url)
+    return make_app(
+        database,
+        ledger,
+        checks=checks,
+        dicomweb=dicomweb,
+        viewer=settings.viewer_path,
+        public_url=settings.http.public_url,
+    )
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -366,6 +388,20 @@ def install_model(settings: Settings, source: Path, name: str | None) -> ModelEn
     from imaging_ai.install import install
 
     return install(source, settings.data_path / "models", name)
+
+
+def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
+    """Install the viewer from a tarball, or from what npm fetches, and say so; once is enough."""
+    from imaging_ai import viewer_install
+    from imaging_ai.serve.viewer import PATH
+
+    package, folder = viewer_install.OHIF, settings.viewer_path
+    if viewer_install.installed(folder):
+        return f"{package.name} {package.version} is installed in {folder}"
+    with tempfile.TemporaryDirectory() as staging:
+        tarball = tarball or viewer_install.fetch(package, Path(staging))
+        viewer_install.install(tarball, folder, PATH)
+    return f"{package.name} {package.version} is now installed in {folder}, and shown at {PATH}"
 
 
 def examine(settings: Settings) -> list[Finding]:

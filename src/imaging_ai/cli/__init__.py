@@ -17,6 +17,8 @@ from imaging_ai.cli.jobs import jobs
 from imaging_ai.cli.models import models
 from imaging_ai.cli.roles import describe, receive, serve, web, work
 from imaging_ai.cli.studies import rules, run, send
+from imaging_ai.cli.tokens import token
+from imaging_ai.cli.viewer import viewer
 from imaging_ai.errors import ConfigError, ImagingAiError
 
 __all__ = ["main"]
@@ -31,7 +33,7 @@ def cli(context: click.Context, config_file: str | None) -> None:
     context.obj = config_file
 
 
-for _command in (serve, receive, web, work, describe, run, send, models, jobs, rules, config, db, doctor, demo):
+for _command in (serve, receive, web, work, describe, run, send, models, jobs, rules, config, db, doctor, viewer, demo, token):
     cli.add_command(_command)
 
 

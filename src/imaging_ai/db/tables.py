@@ -22,6 +22,7 @@ __all__ = [
     "ResultRow",
     "SeriesRow",
     "StudyRow",
+    "TokenRow",
     "WorkerRow",
 ]
 
@@ -257,6 +258,19 @@ class WorkerRow(SQLModel, table=True):
     lock_path: str = ""
     started_at: float | None = _time()
     seen_at: float | None = _time()
+
+
+class TokenRow(SQLModel, table=True):
+    """A bearer token: whose it is and what it may. The secret itself is nowhere, only its digest."""
+
+    __tablename__ = "token"
+    id: int | None = _key()
+    name: str = Field(unique=True, max_length=100)
+    digest: str = Field(unique=True, max_length=64)
+    role: str
+    created_at: float | None = _time()
+    expires_at: float | None = _time(nullable=True)
+    revoked_at: float | None = _time(nullable=True)
 
 
 class AuditEventRow(SQLModel, table=True):

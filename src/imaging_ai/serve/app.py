@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from litestar import Litestar, Router
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import Guard
 
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.serve.auth import token_guard
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
 from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_unknown_parameters
@@ -20,6 +24,8 @@ from imaging_ai.serve.jobs import jobs_router
 from imaging_ai.serve.monitoring import metrics_handler
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.studies import studies_router
+from imaging_ai.serve.viewer import viewer_router
+from imaging_ai.tokens import Tokens
 
 __all__ = ["make_app"]
 
@@ -30,15 +36,19 @@ def make_app(
     *,
     checks: Mapping[str, Check] | None = None,
     hosts: Collection[str] = LOOPBACK,
+    tokens: Tokens | None = None,
+    origins: Sequence[str] = (),
     dicomweb: Parts | None = None,
+    viewer: Path | None = None,
     public_url: str = "",
 ) -> Litestar:
     """Make the application.
 
     `checks` are tried for readiness, after the database itself. Requests for patient data are answered when they are
-    for one of `hosts`. `public_url` is the address of this server as clients see it, where a proxy changes it.
+    for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
+    clients see it, where a proxy changes it.
     """
-    guards = [host_guard(frozenset(hosts))]
+    guards: list[Guard] = [token_guard(tokens) if tokens else host_guard(frozenset(hosts))]
     api = Router(
         "/api",
         route_handlers=[jobs_router(database, ledger), studies_router(database)],
@@ -46,17 +56,31 @@ def make_app(
         response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
     routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, guards)]
+    if viewer is not None:
+        routers.append(viewer_router(viewer, guards))
     return Litestar(
         route_handlers=[
             health_router({"database": database.ping, **(checks or {})}),
-            metrics_handler(database),
+            metrics_handler(database, guards if tokens else ()),
             api,
             *routers,
         ],
+        cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},
         openapi_config=OpenAPIConfig(
             title="imaging-ai", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin(path="/")]
         ),
         logging_config=None,
+    )
+
+
+def _cors(origins: Sequence[str]) -> CORSConfig:
+    """Let pages of other origins ask (a viewer elsewhere), and read the headers that PS3.18 answers with."""
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE", "OPTIONS"],
+        allow_headers=["Accept", "Authorization", "Content-Type", "If-None-Match", "Range"],
+        expose_headers=["Content-Location", "Content-Range", "ETag", "Location", "Warning", "X-Total-Count"],
+        max_age=3_600,
     )

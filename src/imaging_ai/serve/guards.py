@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -21,14 +21,14 @@ class _Misdirected(ClientException):
     status_code = 421
 
 
-def host_guard(hosts: Collection[str]) -> Callable[[Connection, BaseRouteHandler], None]:
+def host_guard(hosts: Collection[str]) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
     """Make a guard that answers only requests for `hosts`.
 
     A page in a browser on this machine can reach a server on loopback under a name of its own (DNS rebinding), and
     would read patient data with nobody asked; its requests carry that name.
     """
 
-    def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
+    async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
         host = connection.headers.get("host", "")
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
         if name.lower() not in hosts:
@@ -43,7 +43,7 @@ def query_name(handler: BaseRouteHandler, name: str) -> str:
     return getattr(parameter and parameter.kwarg_definition, "query", None) or name
 
 
-def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
+async def refuse_unknown_parameters(connection: Connection, handler: BaseRouteHandler) -> None:
     """Refuse an unknown query parameter: a filter with a typing error must not match everything."""
     known = [query_name(handler, name) for name in handler.parsed_fn_signature.parameters]
     for name in connection.query_params:

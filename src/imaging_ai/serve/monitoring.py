@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Guard
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -103,12 +104,12 @@ def _counters() -> CollectorRegistry:
     return registry
 
 
-def metrics_handler(database: Database) -> HTTPRouteHandler:
-    """Answer `/metrics`."""
+def metrics_handler(database: Database, guards: Sequence[Guard] = ()) -> HTTPRouteHandler:
+    """Answer `/metrics`, to whoever the guards let through."""
     ledger = CollectorRegistry()
     ledger.register(LedgerCollector(database))
 
-    @get("/metrics", sync_to_thread=True, include_in_schema=False)
+    @get("/metrics", sync_to_thread=True, include_in_schema=False, guards=list(guards), opt={"needs": "metrics"})
     def metrics() -> Response[bytes]:
         exposition = generate_latest(_counters()) + generate_latest(ledger)
         return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})

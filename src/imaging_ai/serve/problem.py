@@ -91,7 +91,8 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[Probl
 def _refusal(error: HTTPException, handler: BaseRouteHandler | None) -> Response[Problem]:
     status = error.status_code
     code = HTTPStatus(status).phrase.lower().replace(" ", "-")
-    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    told = {"allow", "www-authenticate"}
+    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() in told}
     if isinstance(error, NotFoundException):
         return problem(status, code, "there is nothing at this address")
     parameters = tuple(_bad_parameters(error.extra, handler))

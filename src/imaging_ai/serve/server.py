@@ -6,9 +6,10 @@ import ipaddress
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from granian import Granian
-from granian.constants import Interfaces
+from granian.constants import Interfaces, SSLProtocols
 from granian.log import LogLevels
 from litestar import Litestar
 
@@ -33,8 +34,12 @@ def serve_http(
     *,
     processes: int = 1,
     authenticated: bool = False,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. `factory` makes the application, in each of the worker processes.
+
+    With `certificate` and `key` (PEM files) it is HTTPS, and HTTP/2 for those who ask (ALPN).
 
     Raises
     ------
@@ -43,16 +48,24 @@ def serve_http(
     """
     if not authenticated and not _is_loopback(host):
         raise ConfigError(
-            f"http.host is {host}, and the web server has no authentication: it would show patient data to everyone; "
-            "set http.host to 127.0.0.1"
+            f"http.host is {host}, and the web server asks nobody who they are: everyone would see patient data; "
+            'set auth.mode = "token" (imaging-ai token create), or http.host to 127.0.0.1'
         )
+    if (certificate is None) != (key is None):
+        raise ConfigError("HTTPS needs both http.tls_certificate and http.tls_key")
+    for file in (certificate, key):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{file} of http.tls_certificate and http.tls_key is not there")
     server = Granian(
         "imaging_ai.serve.app:make_app",  # the name that granian shows; the application comes from the loader
         address=host,
         port=port,
         interface=Interfaces.ASGI,
         workers=processes,
-        websockets=False,
+        websockets=True,
+        ssl_cert=certificate,
+        ssl_key=key,
+        ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels.warning,
         log_dictconfig=_LOGGING,
         respawn_failed_workers=True,

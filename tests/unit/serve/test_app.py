@@ -189,7 +189,7 @@ def test_the_server_refuses_to_listen_where_others_can_connect(host: str) -> Non
     def factory() -> Litestar:
         raise AssertionError("never asked for")
 
-    with pytest.raises(ConfigError, match=r"no authentication.*set http\.host to 127\.0\.0\.1"):
+    with pytest.raises(ConfigError, match=r"asks nobody.*or http\.host to 127\.0\.0\.1"):
         serve_http(factory, host, 8080)
 
 

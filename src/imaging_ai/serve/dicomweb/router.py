@@ -22,18 +22,18 @@ __all__ = ["dicomweb_router"]
 
 def dicomweb_router(parts: Parts, guards: Sequence[Guard] = ()) -> Router:
     """Make the router of everything under `/dicom-web`. Unknown query parameters are ignored here (PS3.18 8.3.1)."""
+    handlers = [
+        *stow_handlers(parts),
+        *qido_handlers(parts),
+        *wado_handlers(parts),
+        *rendered_handlers(parts),
+        *uri_handlers(parts),
+        *ups_handlers(parts),
+        *deletion_handlers(parts),
+    ]
     return Router(
         "/dicom-web",
-        route_handlers=[
-            *stow_handlers(parts),
-            *qido_handlers(parts),
-            *wado_handlers(parts),
-            *rendered_handlers(parts),
-            *uri_handlers(parts),
-            *ups_handlers(parts),
-            *deletion_handlers(parts),
-            *capabilities_handlers(parts),
-        ],
+        route_handlers=[*capabilities_handlers(handlers), *handlers],
         guards=list(guards),
         response_headers={"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"},
         include_in_schema=False,
