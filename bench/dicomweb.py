@@ -1,0 +1,396 @@
+"""DICOMweb: this program against Orthanc with its DICOMweb plugin, in one run on one machine.
+
+    python bench/dicomweb.py                       everything, three interleaved rounds, ratios at the end
+    python bench/dicomweb.py --only metadata stow  some of it
+    python bench/dicomweb.py --studies 500         fewer studies to search in
+
+Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count. The client
+(`http_load.py`) is a raw one on the same machine; from some 2,000 small answers a second it takes much of a core.
+Searches in 20,000 and 200,000 studies, without a peer, are in `qido.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from http_load import Answer, Connection, load, request
+from ingest import SHAPES, UID_WIDTH, await_port, free_port, memory_mb, program, template
+
+OURS, PEER = "imaging-ai", "orthanc"
+FRAME = "multipart/related; type=application/octet-stream; transfer-syntax=*"
+CT_STUDY, MULTI_STUDY = "1.2.840.999.1", "1.2.840.999.2"
+BOUNDARY = "bench-boundary-7f3a"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that listens, and where its DICOMweb is."""
+
+    name: str
+    port: int
+    pid: int
+
+    def get(self, path: str, accept: str) -> bytes:
+        return request(f"/dicom-web{path}", self.port, accept)
+
+
+# -- the servers
+
+
+@contextmanager
+def ours(folder: Path) -> Iterator[Server]:
+    """Start the web role, and the describer beside it."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "IMAGING_AI_DATA_DIR": str(folder / "ours"),
+        "IMAGING_AI_HTTP_PORT": str(port),
+        "IMAGING_AI_MODELS_SHIPPED": "false",
+        "IMAGING_AI_LOG_LEVEL": "WARNING",
+    }
+    environment.pop("IMAGING_AI_CONFIG", None)
+    log = (folder / "ours.log").open("wb")
+    command = [sys.executable, "-m", "imaging_ai"]
+    web = subprocess.Popen([*command, "web"], env=environment, stdout=log, stderr=log)
+    await_port(web, port, folder / "ours.log")
+    describer = subprocess.Popen([*command, "describe"], env=environment, stdout=log, stderr=log)
+    try:
+        worker = subprocess.run(
+            ["pgrep", "-P", str(web.pid)], capture_output=True, text=True, check=False
+        ).stdout.split()
+        yield Server(OURS, port, int(worker[-1]) if worker else web.pid)
+    finally:
+        for process in (web, describer):
+            process.terminate()
+            process.wait(30)
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[Server]:
+    """Start Orthanc with its DICOMweb plugin."""
+    port, plugins = free_port(), Path("/usr/share/orthanc/plugins")
+    settings = {
+        "StorageDirectory": str(folder / "orthanc"),
+        "IndexDirectory": str(folder / "orthanc"),
+        "DicomPort": free_port(),
+        "HttpPort": port,
+        "AuthenticationEnabled": False,
+        "KeepAlive": True,
+        "Plugins": [str(one) for one in plugins.glob("libOrthancDicomWeb.so*")][:1],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    (folder / "orthanc").mkdir()
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    log = (folder / "orthanc.log").open("wb")
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    process = subprocess.Popen(
+        [program("Orthanc"), str(folder / "orthanc.json")], env=environment, stdout=log, stderr=log
+    )
+    try:
+        await_port(process, port, folder / "orthanc.log")
+        yield Server(PEER, port, process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+# -- what is stored
+
+
+def files(shape: str, study: str, count: int, series: str = "", prefix: str = "") -> Iterator[bytes]:
+    """Make PS3.10 files of one series that differ in their UIDs and numbers."""
+    from pydicom import dcmread, dcmwrite
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    data, _ = template(SHAPES[shape])
+    ds = dcmread(io.BytesIO(data), force=True)
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series or f"{study}.1"
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    whole, old = buffer.getvalue(), str(ds.SOPInstanceUID).encode()
+    for number in range(1, count + 1):
+        new = f"{prefix or study}.9.{number}".encode()
+        new += b"." + b"3" * (UID_WIDTH - len(new) - 1)
+        yield whole.replace(old, new)
+
+
+def small(number: int) -> bytes:
+    """Make a little instance of a study of its own."""
+    from pydicom import Dataset, dcmwrite
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    rng = random.Random(number)
+    ds = Dataset()
+    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4" if number % 3 == 0 else "1.2.840.10008.5.1.4.1.1.2"
+    ds.StudyInstanceUID = f"1.2.840.999.3.{number}"
+    ds.SeriesInstanceUID, ds.SOPInstanceUID = f"{ds.StudyInstanceUID}.1", f"{ds.StudyInstanceUID}.1.1"
+    ds.StudyDate, ds.StudyTime = (
+        f"20{rng.randrange(10, 26)}{rng.randrange(1, 13):02}{rng.randrange(1, 29):02}",
+        "101112",
+    )
+    ds.Modality, ds.AccessionNumber = "MR" if number % 3 == 0 else "CT", f"A{number:07}"
+    family = rng.choice(("Smith", "Schmidt", "Jones", "Brown", "Garcia", "Mueller", "Rossi", "Sato"))
+    ds.PatientName, ds.PatientID = f"{family}^{rng.choice('ABCDEFGH')}{number}", f"P{number:06}"
+    ds.PatientBirthDate, ds.PatientSex, ds.ReferringPhysicianName = "19600101", "O", "Doe^Jane"
+    ds.StudyDescription, ds.SeriesDescription, ds.StudyID = "CHEST", "AXIAL", str(number)
+    ds.SeriesNumber, ds.InstanceNumber = 1, 1
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", 8, 8
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.PixelData = bytes(128)
+    buffer = io.BytesIO()
+    ds.ensure_file_meta()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def stow(port: int, parts: Sequence[bytes]) -> bytes:
+    """Make a STOW request of several instances."""
+    head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"".join(head + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()
+    content_type = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+    return request(
+        "/dicom-web/studies", port, "application/dicom+json", method="POST", body=body, content_type=content_type
+    )
+
+
+def fill(servers: Sequence[Server], instances: Iterator[bytes], at_once: int) -> None:
+    """Store the same instances everywhere."""
+    connections = {server.name: Connection(server.port) for server in servers}
+    waiting: list[bytes] = []
+
+    def flush() -> None:
+        for server in servers:
+            answer = connections[server.name].ask(stow(server.port, waiting))
+            if answer.status != 200:
+                raise SystemExit(f"{server.name} answered {answer.status} to STOW")
+        waiting.clear()
+
+    for one in instances:
+        waiting.append(one)
+        if len(waiting) == at_once:
+            flush()
+    if waiting:
+        flush()
+
+
+# -- what is measured
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is asked, over how many connections; which figure counts (more is better), and the goal."""
+
+    name: str
+    requests: Callable[[Server], Sequence[bytes]]
+    connections: int
+    figure: str
+    goal: float
+
+
+def frames(server: Server, count: int) -> list[bytes]:
+    return [server.get(f"{place}/frames/1", FRAME) for place in (places(server, CT_STUDY) * 4)[:count]]
+
+
+def places(server: Server, study: str) -> list[str]:
+    """Return the paths of the instances of a study."""
+    answer = Connection(server.port).ask(
+        server.get(f"/studies/{study}/instances?limit=1000", "application/dicom+json"), keep=True
+    )
+    found = json.loads(answer.body)
+    series = [one["0020000E"]["Value"][0] for one in found]
+    uids = [one["00080018"]["Value"][0] for one in found]
+    return [f"/studies/{study}/series/{e}/instances/{i}" for e, i in zip(series, uids, strict=True)]
+
+
+def searches() -> dict[str, str]:
+    """Return the queries, by what a person would call them."""
+    return {
+        "PatientID exact": "PatientID=P000777",
+        "PatientName Smith*": "PatientName=Smith*&limit=25",
+        "PatientName *mit*": "PatientName=*mit*&limit=25",
+        "StudyDate month": "StudyDate=20200301-20200331&limit=100",
+        "StudyDate year": "StudyDate=20200101-20201231&limit=25",
+        "ModalitiesInStudy": "ModalitiesInStudy=MR&limit=25",
+        "modality and date": "ModalitiesInStudy=MR&StudyDate=20200101-20201231&limit=25",
+        "limit 25": "limit=25",
+        "limit 100": "limit=100",
+    }
+
+
+def measures() -> dict[str, list[Measure]]:
+    """Return everything that is measured, by group."""
+    series = f"/studies/{CT_STUDY}/series/{CT_STUDY}.1"
+
+    def rendered(server: Server, count: int) -> list[bytes]:
+        return [server.get(f"{place}/rendered", "image/jpeg") for place in places(server, CT_STUDY)[:count]]
+
+    def metadata(server: Server) -> list[bytes]:
+        return [server.get(f"{series}/metadata", "application/dicom+json")] * 5
+
+    def search(query: str) -> Callable[[Server], list[bytes]]:
+        return lambda server: [server.get(f"/studies?{query}", "application/dicom+json")] * 20
+
+    whole = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+    default = 'multipart/related; type="application/dicom"'
+    return {
+        "metadata": [Measure("metadata of 500 slices", metadata, 1, "p50_ms", 20)],
+        "frames": [
+            Measure("frames, 1 connection", lambda s: frames(s, 500), 1, "per_second", 6),
+            Measure("frames, 8 connections", lambda s: frames(s, 1000), 8, "per_second", 6),
+            Measure("frames, 32 connections", lambda s: frames(s, 1000), 32, "per_second", 10),
+        ],
+        "series": [
+            Measure("whole series, *", lambda s: [s.get(series, whole)], 1, "megabytes_per_second", 1.2),
+            Measure("whole series, default", lambda s: [s.get(series, default)], 1, "megabytes_per_second", 1.2),
+        ],
+        "rendered": [
+            Measure("rendered, 1 connection", lambda s: rendered(s, 100), 1, "per_second", 2.5),
+            Measure("rendered, 8 connections", lambda s: rendered(s, 200), 8, "per_second", 2.5),
+        ],
+        "qido": [Measure(f"QIDO {name}", search(query), 1, "p50_ms", 20) for name, query in searches().items()],
+    }  # fmt: skip
+
+
+def compare(one: Measure, servers: Sequence[Server], rounds: int) -> dict[str, object]:
+    """Let the servers take turns."""
+    requests = {server.name: one.requests(server) for server in servers}
+    runs: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
+    for server in servers:
+        load(server.port, requests[server.name][:3], 1)  # what is loaded once
+    for _ in range(rounds):
+        for server in servers:
+            runs[server.name].append(load(server.port, requests[server.name], one.connections))
+    return verdict(one, runs)
+
+
+def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+    """Print and return medians and the ratio of one measure."""
+    medians = {
+        name: {key: statistics.median(run[key] for run in each) for key in each[0]} for name, each in runs.items()
+    }
+    mine, theirs = medians[OURS][one.figure], medians[PEER][one.figure]
+    ratio = theirs / mine if one.figure.endswith("_ms") else mine / theirs
+    for name, figures in medians.items():
+        spread = sorted(run[one.figure] for run in runs[name])
+        print(
+            f"{one.name:26} {name:11} {figures['per_second']:8.1f}/s {figures['megabytes_per_second']:8.1f} MB/s "
+            f"p50 {figures['p50_ms']:8.2f} ms p95 {figures['p95_ms']:8.2f} ms  ({spread[0]:.4g}-{spread[-1]:.4g})"
+        )
+    print(
+        f"{one.name:26} ratio {ratio:.2f}  (goal {one.goal})  {'held' if ratio >= one.goal else 'MISSED'}", flush=True
+    )
+    return {"medians": medians, "ratio": ratio, "goal": one.goal}
+
+
+def storing(servers: Sequence[Server], rounds: int) -> dict[str, object]:
+    """STOW of 500 CT slices, synced, 50 a request."""
+    runs: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
+    for number in range(rounds):
+        for server in servers:
+            study = f"1.2.840.999.4.{number}"
+            parts = list(files("ct1", study, 500))
+            requests = [stow(server.port, parts[start : start + 50]) for start in range(0, 500, 50)]
+            os.sync()
+            figures = load(server.port, requests, 1)
+            figures["per_second"] *= 50
+            figures["megabytes_per_second"] = figures["per_second"] * len(parts[0]) / 1e6
+            runs[server.name].append(figures)
+    return verdict(Measure("STOW, 50 a request", lambda _: [], 1, "per_second", 1.8), runs)
+
+
+def multi_frame(server: Server) -> dict[str, object]:
+    """One frame of a 210 MB object beside a frame of a single-frame one; first byte of 2 GB; memory under 8 readers."""
+    fill([server], files("mf200", MULTI_STUDY, 1), 1)
+    wait_described(server, MULTI_STUDY, 1)
+    (place,) = places(server, MULTI_STUDY)
+    rng = random.Random(1)
+    many = load(server.port, [server.get(f"{place}/frames/{rng.randrange(1, 401)}", FRAME) for _ in range(300)], 1)
+    single = load(server.port, frames(server, 300), 1)
+    ratio = many["p50_ms"] / single["p50_ms"]
+    both = f"p50 {many['p50_ms']:.2f} ms, of a single-frame one {single['p50_ms']:.2f} ms"
+    print(f"frame of 210 MB object     {both}: {ratio:.2f} (goal at most 2)")
+    for more in range(9):
+        fill([server], files("mf200", MULTI_STUDY, 1, prefix=f"1.2.840.999.2.7.{more}"), 1)
+    wait_described(server, MULTI_STUDY, 10)
+    before = memory_mb(server.pid, "VmRSS")
+    whole = server.get(f"/studies/{MULTI_STUDY}", 'multipart/related; type="application/dicom"; transfer-syntax=*')
+    first = Connection(server.port).ask(whole)
+    seen: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            seen.append(memory_mb(server.pid, "VmRSS"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    figures = load(server.port, [whole] * 8, 8)
+    done.set()
+    watcher.join()
+    print(f"2.1 GB study, 1 reader     first byte {first.first * 1e3:.1f} ms (goal under 100), {_rate(first):.0f} MB/s")
+    rate = figures["megabytes_per_second"]
+    print(f"2.1 GB study, 8 readers    {rate:.0f} MB/s, memory {before:.0f} MB before, at most {max(seen):.0f} MB")
+    return {"frame_ratio": ratio, "first_byte_ms": first.first * 1e3, "before_mb": before, "peak_mb": max(seen)}
+
+
+def _rate(answer: Answer) -> float:
+    return answer.size / answer.total / 1e6
+
+
+def wait_described(server: Server, study: str, count: int) -> None:
+    """Wait until searches show what was stored, and the describer has had its time."""
+    deadline = time.monotonic() + 120
+    while len(places(server, study)) < count:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{server.name} does not show what it stored")
+        time.sleep(0.2)
+    time.sleep(3)
+
+
+def main() -> None:
+    """Read the arguments and run."""
+    groups = [*measures(), "stow", "multiframe"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--studies", type=int, default=5_000)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, object] = {}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name, ours(Path(name)) as we, orthanc(Path(name)) as they:
+        servers = (we, they)
+        if set(arguments.only) - {"stow", "qido"}:
+            fill(servers, files("ct1", CT_STUDY, 500), 50)
+            wait_described(we, CT_STUDY, 500)
+        for group in ("metadata", "frames", "series", "rendered"):
+            if group in arguments.only:
+                results |= {one.name: compare(one, servers, arguments.rounds) for one in measures()[group]}
+        if "multiframe" in arguments.only:
+            results["multiframe"] = multi_frame(we)
+        if "stow" in arguments.only:
+            results["stow"] = storing(servers, arguments.rounds)
+        if "qido" in arguments.only:
+            fill(servers, (small(number) for number in range(arguments.studies)), 100)
+            print(f"searching in {arguments.studies} studies")
+            results |= {one.name: compare(one, servers, arguments.rounds) for one in measures()["qido"]}
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
