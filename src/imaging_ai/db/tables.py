@@ -18,10 +18,15 @@ __all__ = [
     "InstanceDocumentRow",
     "InstanceRow",
     "JobRow",
+    "NotificationRow",
     "ReplacedInstanceRow",
     "ResultRow",
     "SeriesRow",
     "StudyRow",
+    "SubscriberRow",
+    "SubscriptionRow",
+    "WorkItemEventRow",
+    "WorkItemRow",
     "TokenRow",
     "WorkerRow",
 ]
@@ -286,3 +291,84 @@ class AuditEventRow(SQLModel, table=True):
     object_type: str = ""
     object_uid: str = Field(default="", index=True)
     detail: str = Field(default="", sa_column=Column(Text(), nullable=False))
+
+
+class WorkItemRow(SQLModel, table=True):
+    """A work item that a client made (PS3.4 CC). One that names a model of ours (`model`) is run as a job of its UID.
+
+    `dataset` is DICOM JSON without the Transaction UID. When retention is over only the UID stays (`removed_at`).
+    """
+
+    __tablename__ = "work_item"
+    __table_args__ = (
+        Index("work_item_state", "state", "created_at"),
+        Index("work_item_first_input", "series_instance_uid", "state"),
+    )
+    id: int | None = _key()
+    uid: str = Field(unique=True, max_length=64)
+    state: str = "SCHEDULED"
+    transaction_uid: str = ""
+    priority: int = 1
+    study_instance_uid: str = Field(default="", max_length=64)
+    model: str = ""
+    series_instance_uid: str = Field(default="", max_length=64)  # the first of the inputs of a model
+    job_id: int | None = Field(default=None, foreign_key="job.id", unique=True)
+    dataset: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
+    created_at: float | None = _time()
+    updated_at: float | None = _time()
+    finished_at: float | None = _time(nullable=True)
+    removed_at: float | None = _time(nullable=True)
+
+
+class WorkItemEventRow(SQLModel, table=True):
+    """What happened to a work item or a job, until it is handed to its subscribers."""
+
+    __tablename__ = "work_item_event"
+    id: int | None = _key()
+    at: float | None = _time(index=True)
+    uid: str = Field(max_length=64)
+    type: int
+    created: bool = False  # the first event of a new item: global subscriptions reach out to it
+    payload: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
+
+
+class SubscriptionRow(SQLModel, table=True):
+    """What an application wants to hear of: the worklist, the worklist through a filter, or one item.
+
+    `state` is plain, lock (keep final items for me) or none (an item left out of a global subscription).
+    """
+
+    __tablename__ = "subscription"
+    __table_args__ = (UniqueConstraint("ae_title", "uid"),)
+    id: int | None = _key()
+    ae_title: str = Field(max_length=16)
+    uid: str = Field(max_length=64, index=True)
+    state: str = "plain"
+    filter: str = Field(default="", sa_column=Column(Text(), nullable=False))
+    by_filter: bool = False
+    created_at: float | None = _time()
+    suspended_at: float | None = _time(nullable=True)
+
+
+class NotificationRow(SQLModel, table=True):
+    """One event for one subscriber, until it is acknowledged. Numbers never come twice, nor out of order."""
+
+    __tablename__ = "notification"
+    __table_args__ = (Index("notification_next", "ae_title", "id"), {"sqlite_autoincrement": True})
+    id: int | None = _key()
+    ae_title: str = Field(max_length=16)
+    at: float | None = _time(index=True)
+    uid: str = Field(max_length=64)
+    type: int
+    payload: str = Field(default="{}", sa_column=Column(Text(), nullable=False))
+
+
+class SubscriberRow(SQLModel, table=True):
+    """The notification connection of an application: whose it is now, and how far it has confirmed what came."""
+
+    __tablename__ = "subscriber"
+    ae_title: str = Field(primary_key=True, max_length=16)
+    connection: str = ""
+    opened_at: float | None = _time()
+    acknowledged: int = Field(default=0, sa_column=Column(BigInteger(), nullable=False))
+    dropped: bool = False  # events were given up: it was away for too long
