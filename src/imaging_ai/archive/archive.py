@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from enum import StrEnum
 from typing import Literal, cast
@@ -32,6 +32,8 @@ __all__ = ["Archive", "ConflictPolicy", "Kept", "Visit"]
 
 _log = logging.getLogger(__name__)
 _SETTLE_BYTES = 256 << 20
+#: Of instances that come together, so many are one transaction at most.
+_TOGETHER = 128
 
 ConflictPolicy = Literal["keep-first", "replace"]
 
@@ -95,21 +97,56 @@ class Archive:
         UnavailableError
             If storage or database cannot take it. Then nothing of it is kept.
         """
-        visit = visit or Visit(source, origin_address, door)
-        # A journaled store's writers can be staged; asking the type each time would cost as much as the header scan.
-        blob = writer.commit() if self._journal is None else cast(StagedWriter, writer).stage()
-        arrival = Arrival(header, blob, visit)
+        arrival = Arrival(header, self.stage(writer), visit or Visit(source, origin_address, door))
         try:
             self._group.run(arrival)
-            if arrival.error is not None:
-                raise arrival.error
-        except BaseException:
-            if not arrival.in_doubt:  # else a row may name these bytes, and recovery decides
-                self._drop(blob)
-            raise
-        kept = Kept.STORED if arrival.held is None else self._meet(arrival)
-        visit.series[arrival.series_id] = visit.series.get(arrival.series_id, 0) + (kept is not Kept.DUPLICATE)
+        except BaseException as error:
+            arrival.error = error
+        kept = self._kept(arrival)
         self._settle()
+        return kept
+
+    def stage(self, writer: BlobWriter) -> BlobRef:
+        """Put the bytes of an instance in place, for `keep_all` to index or `drop` to remove."""
+        # A journaled store's writers can be staged; asking the type each time would cost as much as the header scan.
+        return writer.commit() if self._journal is None else cast(StagedWriter, writer).stage()
+
+    def keep_all(
+        self, staged: Sequence[tuple[InstanceHeader, BlobRef]], visit: Visit
+    ) -> Iterator[Kept | ImagingAiError]:
+        """Keep staged instances that came together, and say in their order what became of each.
+
+        Many share one sync and one transaction. Of what is not kept nothing remains.
+        """
+        for start in range(0, len(staged), _TOGETHER):
+            arrivals = [Arrival(header, blob, visit) for header, blob in staged[start : start + _TOGETHER]]
+            try:
+                self._group.run(*arrivals)
+            except Exception as error:  # noqa: BLE001 - told for each of them below
+                for arrival in arrivals:
+                    arrival.error = error
+            for arrival in arrivals:
+                yield self._outcome(arrival)
+            self._settle()
+
+    def _outcome(self, arrival: Arrival) -> Kept | ImagingAiError:
+        try:
+            return self._kept(arrival)
+        except ImagingAiError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the edge of one of many: the others are kept all the same
+            _log.exception("%s was not kept: %s", arrival.header.sop_instance_uid, type(error).__name__)
+            return ImagingAiError("an internal error")
+
+    def _kept(self, arrival: Arrival) -> Kept:
+        """Say what became of an arrival whose batch has ended; raise why it was not kept."""
+        if arrival.error is not None:
+            if not arrival.in_doubt:  # else a row may name these bytes, and recovery decides
+                self.drop(arrival.blob)
+            raise arrival.error
+        kept = Kept.STORED if arrival.held is None else self._meet(arrival)
+        series = arrival.visit.series
+        series[arrival.series_id] = series.get(arrival.series_id, 0) + (kept is not Kept.DUPLICATE)
         return kept
 
     def leave(self, visit: Visit) -> None:
@@ -152,10 +189,10 @@ class Archive:
         while held is not None:
             ours = held.origin == "result"  # what we made is never changed from outside, nor routed again
             if ours or same_content(self.store, held.blob, arrival.blob):
-                self._drop(arrival.blob)
+                self.drop(arrival.blob)
                 return Kept.DUPLICATE
             if self._conflict == "keep-first":
-                self._drop(arrival.blob)
+                self.drop(arrival.blob)
                 self._refuse(arrival)
             if replace(self.database, held, arrival):
                 if self._journal is None:
@@ -179,7 +216,7 @@ class Archive:
             )
         raise InstanceConflict(f"SOP instance {uid} is held with other content; the first is kept")
 
-    def _drop(self, blob: BlobRef) -> None:
+    def drop(self, blob: BlobRef) -> None:
         """Remove bytes that will not be indexed. Failing to is no harm: recovery finds and compares them again."""
         try:
             self.store.delete(blob)
@@ -238,7 +275,7 @@ class Archive:
             return arrival.held is None or self._meet(arrival) is Kept.REPLACED
         except InputError as error:
             _log.warning("an object left by a crash was removed: %s", error)
-            self._drop(blob)
+            self.drop(blob)
             return False
 
     def _known(self, blobs: Sequence[BlobRef]) -> set[BlobRef]:

@@ -126,7 +126,7 @@ class Arrival:
     series_id: int = 0
     held: Held | None = None  # the other content that was there first
     in_doubt: bool = False  # the answer to a commit was lost
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 @dataclass(slots=True)
