@@ -8,7 +8,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Algorithm", "Code", "Finding", "Measurement", "SegmentDescription"]
+__all__ = [
+    "Algorithm",
+    "Code",
+    "Finding",
+    "Measurement",
+    "ParametricMap",
+    "Picture",
+    "ResultKind",
+    "SegmentDescription",
+]
+
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +61,17 @@ class SegmentDescription:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A number with its coded quantity and UCUM unit; `derivation` e.g. Mean, Standard Deviation."""
+    """A number with its coded quantity and UCUM unit; `derivation` e.g. Mean, Standard Deviation.
+
+    `ends` are the two ends of a distance, in LPS+ millimetres.
+    """
 
     quantity: Code
     value: float
     unit: Code
     derivation: Code | None = None
     method: Code | None = None
+    ends: tuple[Point, Point] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +93,33 @@ class Finding:
     def found(self) -> bool:
         """Whether anything was found."""
         return bool(self.mask.any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ParametricMap:
+    """A number for every voxel of a grid (PS3.3 A.75): what it is, in which unit, and how it came about.
+
+    `values` is float32 ``(slices, rows, columns)`` within `limits`. `name` (at most 16 characters) tells the maps of
+    one job apart; `description` says in at most 64 what is mapped, `derivation` at length how.
+    """
+
+    name: str
+    values: NDArray[np.float32]
+    limits: tuple[float, float]
+    quantity: Code
+    unit: Code
+    description: str
+    derivation: str
+    method: Code | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A picture of findings for viewers that show nothing else: RGB ``(rows, columns, 3)``, of one slice of a grid."""
+
+    pixels: NDArray[np.uint8]
+    slice: int
+    caption: str
 
 
 ResultKind = Literal["SEG", "SR", "PM", "SC", "KO"]

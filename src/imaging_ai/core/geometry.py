@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Grid", "SourceFrame"]
 
+_LEANS = 0.35
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
@@ -42,10 +44,22 @@ class Grid:
         """Volume of one voxel in cubic millimetres (the determinant, so right for sheared stacks too)."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def patient_orientation(self) -> tuple[str, str]:
+        """Where the rows and the columns lead, as in Patient Orientation (PS3.3 C.7.6.1.1.1): ``("L", "P")``."""
+        return _towards(self.affine[:3, 0]), _towards(self.affine[:3, 1])
+
     def to_patient(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map an ``(n, 3)`` array of (slice, row, column) indices to ``(n, 3)`` LPS+ millimetres."""
         swapped = np.asarray(indices, dtype=np.float64)[:, ::-1]
         return np.asarray(swapped @ self.affine[:3, :3].T + self.affine[:3, 3])
+
+
+def _towards(direction: NDArray[np.float64]) -> str:
+    """Name a direction: its main axis first, others where it leans to them by more than some twenty degrees."""
+    cosines = direction / np.linalg.norm(direction)
+    letters = [("LPH" if cosine > 0 else "RAF")[axis] for axis, cosine in enumerate(cosines)]
+    return "".join(letters[axis] for axis in np.argsort(-np.abs(cosines)) if abs(cosines[axis]) > _LEANS)
 
 
 @dataclass(frozen=True, slots=True)

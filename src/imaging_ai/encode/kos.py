@@ -5,7 +5,7 @@ from __future__ import annotations
 from highdicom import ko
 from highdicom.sr import CodeContentItem, RelationshipTypeValues
 from pydicom import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import ParametricMapStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from imaging_ai.core.finding import Code
 from imaging_ai.encode.objects import EncodedObject, Predecessor
@@ -17,6 +17,7 @@ __all__ = ["REJECTED", "encode_rejection"]
 
 #: Of the titles that reject (CID 7010), the one for objects that should not be used; its reason is from CID 7011.
 REJECTED = Code("113001", "DCM", "Rejected for Quality Reasons")
+_IMAGES = frozenset({SegmentationStorage, ParametricMapStorage, SecondaryCaptureImageStorage})
 _TITLE_MODIFIER = Code("113011", "DCM", "Document Title Modifier")
 _REASON = Code("111219", "DCM", "Inappropriate image processing")
 _DESCRIPTION = "Superseded: the results of an earlier run on an incomplete or since corrected series."
@@ -53,6 +54,6 @@ def encode_rejection(provenance: Provenance) -> EncodedObject:
 
 def _shown(old: Predecessor) -> Dataset:
     ds = stand_in(old.study_instance_uid, old.series_instance_uid, old.sop_class_uid, old.sop_instance_uid)
-    if old.sop_class_uid != SegmentationStorage:
+    if old.sop_class_uid not in _IMAGES:
         del ds.Rows  # only images are referred to by IMAGE items
     return ds

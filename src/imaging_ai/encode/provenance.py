@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _SERIES_OF_KIND = {"SEG": 1, "SR": 2, "PM": 3, "SC": 4, "KO": 5}
+_FURTHER_SERIES = 10  # and more, where a kind has several series
 _ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
 _PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 _COPIED_EQUIPMENT = ("ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "StationName", "DeviceUID")
@@ -80,8 +81,11 @@ class Provenance:
         """The SOP Instance UIDs of the volumes that the results are not drawn on."""
         return frozenset(str(header.SOPInstanceUID) for volume in self.sources[1:] for header in volume.headers)
 
-    def complete(self, ds: Dataset, kind: ResultKind) -> None:
-        """Write into `ds` what highdicom was not told, and replace what it made up."""
+    def complete(self, ds: Dataset, kind: ResultKind, part: str = "", number: int = 1) -> None:
+        """Write into `ds` what highdicom was not told, and replace what it made up.
+
+        `part` names the series where a kind has several, `number` the instance in its series.
+        """
         with disable_value_validation():  # the identity is taken over verbatim
             ds.update(self.subject)
         ds.SpecificCharacterSet = "ISO_IR 192"
@@ -90,11 +94,12 @@ class Provenance:
         date, time = f"{self.created:%Y%m%d}", f"{self.created:%H%M%S.%f}"
         ds.InstanceCreationDate = ds.ContentDate = ds.SeriesDate = date
         ds.InstanceCreationTime = ds.ContentTime = ds.SeriesTime = time
-        ds.SOPInstanceUID = self.uid(kind, "instance")
-        ds.SeriesInstanceUID = self.uid(kind, "series")
-        ds.SeriesNumber = _series_number(self.header, kind)
-        ds.SeriesDescription = _series_description(self.algorithm, kind)
-        ds.InstanceNumber = 1
+        which = [str(number)] if number > 1 else []
+        ds.SOPInstanceUID = self.uid(kind, " ".join(("instance", *part.split(), *which)))
+        ds.SeriesInstanceUID = self.uid(kind, " ".join(("series", *part.split())))
+        ds.SeriesNumber = _series_number(self.header, kind) + (_FURTHER_SERIES if part else 0)
+        ds.SeriesDescription = _series_description(self.algorithm, f"{kind} {part}")
+        ds.InstanceNumber = number
         ds.ContentQualification = self.content_qualification
         ds.update(equipment(self.algorithm))
         ds.ContributingEquipmentSequence = [*_acquisition_equipment(self.header), self._processing_equipment()]
@@ -217,9 +222,9 @@ def _series_number(header: Dataset, kind: ResultKind) -> int:
     return abs(number) % 10_000_000 * 100 + _SERIES_OF_KIND[kind]
 
 
-def _series_description(algorithm: Algorithm, kind: ResultKind) -> str:
-    """Say model, version and kind in 64 characters, at the cost of the model's name."""
-    rest = text(f" {algorithm.version} {kind}", 40)
+def _series_description(algorithm: Algorithm, what: str) -> str:
+    """Say model, version and what it is in 64 characters, at the cost of the model's name."""
+    rest = text(f" {algorithm.version} {what}", 40)
     return f"{text(algorithm.name, 63 - len(rest))} {rest}"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from imaging_ai.core.finding import Algorithm, Code, Finding, ResultKind
+from imaging_ai.core.finding import Algorithm, Code, Finding, ParametricMap, Picture, ResultKind
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.kos import encode_rejection
 from imaging_ai.encode.objects import EncodedObject, Predecessor
+from imaging_ai.encode.pm import encode_pm
 from imaging_ai.encode.provenance import trace
+from imaging_ai.encode.sc import encode_sc
 from imaging_ai.encode.seg import encode_seg
-from imaging_ai.encode.sr import encode_sr
+from imaging_ai.encode.sr import encode_planar_sr, encode_sr
 from imaging_ai.errors import ResultInvalid
 
 __all__ = ["encode_results"]
@@ -24,6 +26,9 @@ def encode_results(
     job_uid: str,
     created_at: float,
     kinds: Collection[ResultKind] = ("SEG", "SR"),
+    lines: bool = False,
+    maps: Sequence[ParametricMap] = (),
+    pictures: Sequence[Picture] = (),
     supersedes: Sequence[Predecessor] = (),
     further_sources: Sequence[Volume] = (),
     procedure: Code | None = None,
@@ -40,7 +45,10 @@ def encode_results(
     created_at
         When the job ran, in seconds since the epoch.
     kinds
-        SEG is made when anything was found; KO, which rejects what is superseded, when `supersedes` is not empty.
+        SEG is made when anything was found, PM of every map, SC of every picture; KO, which rejects what is
+        superseded, when `supersedes` is not empty.
+    lines
+        Whether a second SR has the measured distances as lines.
     supersedes
         The objects of the run that this one replaces.
     further_sources
@@ -73,6 +81,13 @@ def encode_results(
     results = [seg] if seg else []
     if "SR" in kinds:
         results.append(encode_sr(findings, seg, provenance, procedure))
+        uid = volume.grid.frame_of_reference_uid
+        if lines and (planar := encode_planar_sr(found, uid, provenance, procedure)):
+            results.append(planar)
+    if "PM" in kinds:
+        results += (encode_pm(volume, each, provenance) for each in maps)
+    if "SC" in kinds:
+        results += encode_sc(volume, pictures, provenance)
     if "KO" in kinds and supersedes:
         results.append(encode_rejection(provenance))
     return tuple(results)

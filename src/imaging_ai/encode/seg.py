@@ -17,16 +17,14 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
-from imaging_ai.core.finding import Algorithm, Finding
-from imaging_ai.core.geometry import SourceFrame
+from imaging_ai.core.finding import Algorithm, Code, Finding
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.explicit import element, item, sequence
-from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import EncodedObject
-from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
-from imaging_ai.encode.source import clean, decimal_string, functional_group, text
-from imaging_ai.errors import ResultInvalid
+from imaging_ai.encode.planes import place, plane_groups, shared_groups
+from imaging_ai.encode.provenance import Provenance, code_item, serialize, stand_in
+from imaging_ai.encode.source import text
 
 __all__ = ["encode_seg"]
 
@@ -41,6 +39,8 @@ _COLOURS = (
     (72.0, 32.0, 78.0),
     (45.0, 60.0, -85.0),
 )
+
+_SEGMENTATION = Code("113076", "DCM", "Segmentation")
 
 _WHOLE_BYTES = 8  # as many frames are whole bytes, whatever their size
 
@@ -59,17 +59,11 @@ def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance)
     frames = tuple(_frames(found))
     ds = _skeleton(found, provenance)
     provenance.complete(ds, "SEG")
-    ds.update(_series_attributes(provenance))
-    ds.FrameOfReferenceUID = volume.grid.frame_of_reference_uid
-    ds.Rows, ds.Columns = volume.grid.rows, volume.grid.columns
+    place(ds, volume, provenance)
     ds.NumberOfFrames = len(frames)
     rows = _rows_of_bits(found, frames)
     ds.SegmentsOverlap = "YES" if _overlap(rows, frames) else "NO"
-    ds.SharedFunctionalGroupsSequence = [_shared_groups(volume)]
-    ds.ReferencedSeriesSequence = _referenced_series(provenance)
-    ds.SourceImageSequence = [
-        ref for series in ds.ReferencedSeriesSequence for ref in series.ReferencedInstanceSequence
-    ]
+    ds.SharedFunctionalGroupsSequence = [shared_groups(volume)]
     organization = derive_uid(provenance.job_uid, "SEG", "dimensions")
     for dimension in (*ds.DimensionIndexSequence, *ds.DimensionOrganizationSequence):
         dimension.DimensionOrganizationUID = organization
@@ -134,19 +128,6 @@ def _segment(number: int, finding: Finding, algorithm: Algorithm) -> hd.seg.Segm
     )
 
 
-def _series_attributes(provenance: Provenance) -> Dataset:
-    """Return what the source tells of order, anatomy, position and lossy compression, as far as it is valid."""
-    series, image = module("general-series"), module("general-image")
-    wanted = {name: series[name] for name in ("RequestAttributesSequence", "BodyPartExamined")}
-    for name in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        wanted[name] = image[name]
-    wanted["PositionReferenceIndicator"] = module("frame-of-reference")["PositionReferenceIndicator"]
-    kept = clean(provenance.header, wanted) or Dataset()
-    if kept.get("LossyImageCompression") != "01":
-        kept.LossyImageCompression = "00"
-    return kept
-
-
 def _frames(found: Sequence[Finding]) -> Iterator[_Frame]:
     used = [np.flatnonzero(finding.mask.any(axis=(1, 2))) for finding in found]
     rank = {int(k): position for position, k in enumerate(np.unique(np.concatenate(used)), 1)}
@@ -190,46 +171,9 @@ def _pixel_data(rows: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return data
 
 
-def _shared_groups(volume: Volume) -> Dataset:
-    """Return orientation and pixel measures, in the source's own digits."""
-    header, frame = volume.headers[0], volume.sources[0]
-    orientation, measures = Dataset(), Dataset()
-    orientation.ImageOrientationPatient = list(
-        functional_group(header, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
-    )
-    measures.PixelSpacing = list(functional_group(header, frame, "PixelMeasuresSequence", "PixelSpacing"))
-    spacing = _distance_along_normal(volume)
-    thickness = functional_group(header, frame, "PixelMeasuresSequence", "SliceThickness")
-    measures.SliceThickness = thickness[0] if thickness and float(thickness[0]) > 0 else decimal_string(spacing)
-    if volume.grid.slices > 1:
-        measures.SpacingBetweenSlices = decimal_string(spacing)
-    groups = Dataset()
-    groups.PlaneOrientationSequence, groups.PixelMeasuresSequence = [orientation], [measures]
-    return groups
-
-
-def _distance_along_normal(volume: Volume) -> float:
-    """Return the distance of neighbouring planes, which is less than that of their origins in a sheared stack."""
-    row, column, step = (volume.grid.affine[:3, axis] for axis in range(3))
-    normal = np.cross(row, column)
-    return round(float(abs(step @ normal) / np.linalg.norm(normal)), 9)
-
-
-def _referenced_series(provenance: Provenance) -> list[Dataset]:
-    """List every source instance under its series (PS3.3 C.12.2, Common Instance Reference)."""
-    result = []
-    for (_, series_instance_uid), instances in provenance.source_instances().items():
-        series = Dataset()
-        series.SeriesInstanceUID = series_instance_uid
-        series.ReferencedInstanceSequence = [instance_item(*instance) for instance in instances]
-        result.append(series)
-    return result
-
-
 def _per_frame_groups(volume: Volume, frames: Sequence[_Frame]) -> Iterator[bytes]:
     """Yield the item of each frame (PS3.3 C.7.6.16): source, dimension indices, position, segment."""
-    headers = {str(header.SOPInstanceUID): header for header in volume.headers}
-    per_slice = {k: _slice_groups(headers, volume.sources[k]) for k in {frame.slice for frame in frames}}
+    per_slice = plane_groups(volume, {frame.slice for frame in frames}, _SEGMENTATION)
     for frame in frames:
         derivation, position = per_slice[frame.slice]
         indices = element(0x00209157, "UL", struct.pack("<II", frame.segment, frame.rank))
@@ -240,31 +184,3 @@ def _per_frame_groups(volume: Volume, frames: Sequence[_Frame]) -> Iterator[byte
             position,
             sequence(0x0062000A, item(segment)),
         )
-
-
-def _slice_groups(headers: dict[str, Dataset], source: SourceFrame) -> tuple[bytes, bytes]:
-    """Return Derivation Image Sequence and Plane Position Sequence of a slice."""
-    position = functional_group(
-        headers[source.sop_instance_uid], source, "PlanePositionSequence", "ImagePositionPatient"
-    )
-    if len(position) != 3:
-        raise ResultInvalid("the source has no Image Position (Patient): a segmentation cannot be placed")
-    purpose = sequence(0x0040A170, _code("121322", "DCM", "Source image for image processing operation"))
-    reference = [
-        element(0x00081150, "UI", source.sop_class_uid.encode()),
-        element(0x00081155, "UI", source.sop_instance_uid.encode()),
-    ]
-    if source.multi_frame:
-        reference.append(element(0x00081160, "IS", str(source.frame_number).encode()))
-    image = item(*reference, element(0x0028135A, "CS", b"YES"), purpose)
-    derivation = item(sequence(0x00082112, image), sequence(0x00089215, _code("113076", "DCM", "Segmentation")))
-    plane = item(element(0x00200032, "DS", "\\".join(position).encode()))
-    return sequence(0x00089124, derivation), sequence(0x00209113, plane)
-
-
-def _code(value: str, scheme_designator: str, meaning: str) -> bytes:
-    return item(
-        element(0x00080100, "SH", value.encode()),
-        element(0x00080102, "SH", scheme_designator.encode()),
-        element(0x00080104, "LO", meaning.encode()),
-    )

@@ -8,7 +8,7 @@ the standard wants the attribute (type 2). Only what says *who* and *which study
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydicom import Dataset
 from pydicom.config import RAISE, disable_value_validation
@@ -21,6 +21,7 @@ from imaging_ai.encode.iod import Attribute, module
 
 __all__ = [
     "IDENTITY",
+    "as_written",
     "clean",
     "decimal_string",
     "functional_group",
@@ -37,6 +38,7 @@ _MODULES = ("patient", "general-study", "patient-study", "clinical-trial-subject
 
 _ENUMERATED: Mapping[str, frozenset[str]] = {
     "PatientSex": frozenset({"M", "F", "O"}),
+    "Laterality": frozenset({"L", "R"}),
     "PatientSexNeutered": frozenset({"ALTERED", "UNALTERED"}),
     "SmokingStatus": frozenset({"YES", "NO", "UNKNOWN"}),
     "PregnancyStatus": frozenset({"1", "2", "3", "4"}),
@@ -153,7 +155,23 @@ def decimal_string(value: object) -> str:
     return str(format_number_as_ds(float(original)))
 
 
-def functional_group(header: Dataset, frame: SourceFrame, sequence: str, keyword: str) -> tuple[str, ...]:
+def as_written(value: object) -> str:
+    """Return the source's Decimal String as it is, however long.
+
+    Raises
+    ------
+    ValueError
+        If it is no number.
+    """
+    original = str(value).strip()
+    if not _DECIMAL_STRING.fullmatch(original):
+        raise ValueError("not a Decimal String")
+    return original
+
+
+def functional_group(
+    header: Dataset, frame: SourceFrame, sequence: str, keyword: str, digits: Callable[[object], str] = decimal_string
+) -> tuple[str, ...]:
     """Return the values that describe one source frame, as Decimal Strings; empty when the source has none.
 
     A multi-frame source has them in its functional groups (PS3.3 C.7.6.16), of the frame or shared by all.
@@ -169,7 +187,7 @@ def functional_group(header: Dataset, frame: SourceFrame, sequence: str, keyword
         try:
             if (value := holder.get(keyword)) not in (None, "", []):
                 values = value if isinstance(value, MultiValue | list) else [value]
-                return tuple(decimal_string(each) for each in values)
+                return tuple(digits(each) for each in values)
         except (ValueError, OverflowError):
             continue  # what is no number describes nothing
     return ()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import highdicom as hd
+import numpy as np
 from highdicom import sr as hdsr
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
@@ -23,7 +24,24 @@ from imaging_ai.encode.provenance import Provenance, code_item, instance_item, s
 from imaging_ai.encode.source import clean, text
 from imaging_ai.errors import ResultInvalid
 
-__all__ = ["ABSENT", "PRESENCE", "device_observer", "encode_sr", "reference_tree", "referenced_requests"]
+__all__ = [
+    "ABSENT",
+    "LINES",
+    "OHIF_LENGTH",
+    "PRESENCE",
+    "device_observer",
+    "encode_planar_sr",
+    "encode_sr",
+    "reference_tree",
+    "referenced_requests",
+]
+
+_Group: TypeAlias = hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations | hdsr.MeasurementsAndQualitativeEvaluations
+
+#: What the series of the document with the lines is called, beside that of the report.
+LINES = "lines"
+#: The tracking identifier by which OHIF knows a line of its own length tool.
+OHIF_LENGTH = "Cornerstone3DTools@^0.1.0:Length"
 
 PRESENCE = Code("121052", "DCM", "Presence of property")
 ABSENT = Code("272519000", "SCT", "Absent")
@@ -46,9 +64,32 @@ def encode_sr(
     findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
 ) -> EncodedObject:
     """Encode all findings, found or not; `seg` has those found as segments 1, 2, … in their order."""
+    return _encode(_groups(findings, seg, provenance), "", seg, provenance, procedure)
+
+
+def encode_planar_sr(
+    findings: Sequence[Finding], frame_of_reference_uid: str, provenance: Provenance, procedure: Code | None
+) -> EncodedObject | None:
+    """Encode the distances whose ends are known, as lines in the patient, in a document of their own.
+
+    OHIF shows no report that refers to a segment, and takes over lines only from one whose groups all have them and
+    are named by its own tool. None when there is none.
+    """
+    groups = [
+        _line_group(finding, measurement, frame_of_reference_uid, provenance.algorithm)
+        for finding in findings
+        for measurement in finding.measurements
+        if measurement.ends
+    ]
+    return _encode(groups, LINES, None, provenance, procedure) if groups else None
+
+
+def _encode(
+    groups: Sequence[_Group], part: str, seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
+) -> EncodedObject:
     ds = hdsr.Comprehensive3DSR(
         evidence=_evidence(seg, provenance),
-        content=_report(findings[:1], seg, provenance, procedure)[0],
+        content=_report(groups[:1], provenance, procedure)[0],
         series_instance_uid=provenance.uid("SR", "series"),
         series_number=1,
         sop_instance_uid=provenance.uid("SR", "instance"),
@@ -58,9 +99,9 @@ def encode_sr(
         is_final=False,
         is_verified=False,
     )
-    if len(findings) > 1:  # highdicom copies the content twice: show it one group, and put the rest in ourselves
-        ds.ContentSequence = _report(findings, seg, provenance, procedure)[0].ContentSequence
-    provenance.complete(ds, "SR")
+    if len(groups) > 1:  # highdicom copies the content twice: show it one group, and put the rest in ourselves
+        ds.ContentSequence = _report(groups, provenance, procedure)[0].ContentSequence
+    provenance.complete(ds, "SR", part)
     ds.ReferencedRequestSequence = referenced_requests(provenance)
     if not ds.ReferencedRequestSequence:
         del ds.ReferencedRequestSequence
@@ -144,16 +185,17 @@ def _evidence(seg: EncodedObject | None, provenance: Provenance) -> list[Dataset
     return shown
 
 
-def _report(
-    findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
-) -> hdsr.MeasurementReport:
+def _groups(findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance) -> list[_Group]:
     segments = iter(range(1, len(findings) + 1))
-    groups = [
+    return [
         _region_group(finding, next(segments), seg, provenance)
         if seg and finding.found
         else _plain_group(finding, provenance.algorithm)
         for finding in findings
     ]
+
+
+def _report(groups: Sequence[_Group], provenance: Provenance, procedure: Code | None) -> hdsr.MeasurementReport:
     return hdsr.MeasurementReport(
         observation_context=hdsr.ObservationContext(observer_device_context=device_observer(provenance.algorithm)),
         procedure_reported=[code_item(procedure)] if procedure else _procedures(provenance),
@@ -195,11 +237,26 @@ def _plain_group(finding: Finding, algorithm: Algorithm) -> hdsr.MeasurementsAnd
     )
 
 
-def _common(finding: Finding, algorithm: Algorithm) -> dict[str, Any]:
+def _line_group(
+    finding: Finding, measurement: Measurement, frame_of_reference_uid: str, algorithm: Algorithm
+) -> hdsr.MeasurementsAndQualitativeEvaluations:
+    """Describe a distance by its ends (TID 1501, TID 320); the tracking UID says which finding it is of."""
+    line = hdsr.CoordinatesForMeasurement3D(
+        graphic_type=hdsr.GraphicTypeValues3D.POLYLINE,
+        graphic_data=np.asarray(measurement.ends, np.float64),
+        frame_of_reference_uid=frame_of_reference_uid,
+    )
+    return hdsr.MeasurementsAndQualitativeEvaluations(
+        **_common(finding, algorithm, OHIF_LENGTH),
+        measurements=[_measurement(measurement, [line])],
+    )
+
+
+def _common(finding: Finding, algorithm: Algorithm, tracking_identifier: str = "") -> dict[str, Any]:
     what = finding.description
     return {
         "tracking_identifier": hdsr.TrackingIdentifier(
-            uid=finding.tracking_uid, identifier=finding.tracking_identifier
+            uid=finding.tracking_uid, identifier=tracking_identifier or finding.tracking_identifier
         ),
         "finding_category": code_item(what.property_category),
         "finding_type": code_item(what.property_type),
@@ -214,7 +271,9 @@ def _common(finding: Finding, algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def _measurement(measurement: Measurement) -> hdsr.Measurement:
+def _measurement(
+    measurement: Measurement, lines: Sequence[hdsr.CoordinatesForMeasurement3D] | None = None
+) -> hdsr.Measurement:
     if not math.isfinite(measurement.value):
         raise ResultInvalid(f"the measurement {measurement.quantity.meaning!r} is not a finite number")
     return hd.sr.Measurement(
@@ -223,4 +282,5 @@ def _measurement(measurement: Measurement) -> hdsr.Measurement:
         unit=code_item(measurement.unit),
         derivation=code_item(measurement.derivation) if measurement.derivation else None,
         method=code_item(measurement.method) if measurement.method else None,
+        referenced_coordinates=lines,
     )

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from imaging_ai.core.volume import Volume
 
-__all__ = ["three_planes"]
+__all__ = ["edge", "three_planes"]
 
 _BACKGROUND = (16, 20, 24)
 _PANEL_HEIGHT = 360
@@ -84,14 +84,14 @@ def _panel(
     for mask, colour in outlines:
         enlarged = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
         inside = np.asarray(enlarged) > 127
-        pixels[_edge(inside)] = colour
+        pixels[edge(inside)] = colour
     panel = Image.new("RGB", (width, height + _CAPTION), _BACKGROUND)
     panel.paste(Image.fromarray(pixels), (0, 0))
     ImageDraw.Draw(panel).text((2, height + 3), caption, fill=(200, 208, 216))
     return panel
 
 
-def _edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The border pixels of a region, two wide, just inside it."""
     core = inside
     for _ in range(2):

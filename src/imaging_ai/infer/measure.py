@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import ConvexHull
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from imaging_ai.core.finding import Code, Measurement
 from imaging_ai.core.volume import Volume
@@ -71,8 +71,9 @@ def measure(mask: NDArray[np.bool_], box: _Box, volume: Volume, report: Sequence
             elif name == "peak":
                 found.append(_intensity(shown, _PEAK, _peak(mask, box, volume), unit))
     if "long_axis" in report:
-        spacing = volume.grid.spacing[1:]
-        found.append(Measurement(_LONG_AXIS, long_axis(part, spacing), _MILLIMETRE))
+        length, ends = _longest(part, volume.grid.spacing[1:])
+        first, second = volume.grid.to_patient(ends + [side.start for side in box]).tolist()
+        found.append(Measurement(_LONG_AXIS, length, _MILLIMETRE, ends=(tuple(first), tuple(second))))
     return tuple(found)
 
 
@@ -83,16 +84,26 @@ def _intensity(shown: Code | None, statistic: Code, value: float, unit: Code) ->
 
 def long_axis(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
     """Return the longest diameter within any one slice, in millimetres; 0 for an empty mask."""
-    longest = 0.0
-    for plane in mask:
+    return _longest(mask, spacing)[0]
+
+
+def _longest(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> tuple[float, NDArray[np.float64]]:
+    """Return the longest diameter within any one slice, and its ends as (slice, row, column)."""
+    longest, ends = 0.0, np.zeros((2, 3))
+    for k, plane in enumerate(mask):
         rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
         if not len(rows):
             continue
         extent = ((rows[-1] - rows[0] + 1) * spacing[0], (columns[-1] - columns[0] + 1) * spacing[1])
         if np.hypot(*extent) > longest:  # else no two of its points can be farther apart
-            points = _outline(plane, rows, columns) * spacing
-            longest = max(longest, float(pdist(points[ConvexHull(points).vertices]).max()))
-    return longest
+            outline = _outline(plane, rows, columns)
+            corners = outline[ConvexHull(outline * spacing).vertices]
+            distances = squareform(pdist(corners * spacing))
+            if distances.max() > longest:
+                longest = float(distances.max())
+                pair = np.unravel_index(int(distances.argmax()), distances.shape)
+                ends = np.column_stack([(k, k), corners[list(pair)]])
+    return longest, ends
 
 
 def _outline(plane: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
