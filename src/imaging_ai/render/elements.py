@@ -1,4 +1,4 @@
-"""Reading the DICOM JSON of a data set (PS3.18 F) by keyword: values, numbers, items; what is damaged counts as absent."""
+"""Reading the DICOM JSON of a data set (PS3.18 F) by keyword; what is damaged counts as absent."""
 
 from __future__ import annotations
 

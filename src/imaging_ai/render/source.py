@@ -40,6 +40,7 @@ class Source:
     elements: Elements
     document: Document
     read: Reader
+    inflated: bool = False  # in memory, whole
 
     @property
     def sop_class_uid(self) -> str:
@@ -56,12 +57,11 @@ class Source:
         """How many frames can be read."""
         return self.document.frames.count
 
-    @property
-    def representative_frame(self) -> int:
-        """The frame that stands for all (0028,6010); by default the middle one."""
+    def representative_frame(self, otherwise: int = 1) -> int:
+        """Return the frame that stands for all (0028,6010)."""
         stated = numbers(self.elements, "RepresentativeFrameNumber")
         chosen = int(stated[0]) if stated else 0
-        return chosen if 1 <= chosen <= self.frame_count else self.frame_count // 2 + 1 if self.frame_count > 1 else 1
+        return chosen if 1 <= chosen <= self.frame_count else otherwise
 
     def frames(self) -> Frames:
         """Open the frames.
@@ -88,7 +88,14 @@ class Source:
         if found := values(elements, keyword):
             return np.asarray(found, np.float64).astype(np.int64).astype(np.uint16)
         data = self.bytes_of(elements, keyword)
-        if bits <= 8 and entries <= len(data) <= entries + 1:
+        return self._units(elements, keyword, data, wide=bits > 8 or not entries <= len(data) <= entries + 1)
+
+    def units(self, elements: Elements, keyword: str, *, wide: bool) -> NDArray[np.uint16]:
+        """Return the bytes of a binary value, or its words where it is `wide`."""
+        return self._units(elements, keyword, self.bytes_of(elements, keyword), wide=wide)
+
+    def _units(self, elements: Elements, keyword: str, data: bytes, *, wide: bool) -> NDArray[np.uint16]:
+        if not wide:
             return np.frombuffer(data, np.uint8).astype(np.uint16)
         swapped = (
             self.document.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN and inline(element(elements, keyword)) is None
@@ -112,10 +119,11 @@ class Source:
 
 def open_source(document: Document, read: Reader, size: int) -> Source:
     """Open an instance, given its document and a reader of its file of `size` bytes."""
-    if document.transfer_syntax_uid == DEFLATED:
+    inflated = document.transfer_syntax_uid == DEFLATED
+    if inflated:
         _, start = read_file_meta(read(0, 1 << 16))
         data, _ = inflate(read(start, size - start))
         read = reader_of(data)
         document = make_document(read, len(data), "")
     attributes: Any = msgspec.json.decode(document.json)
-    return Source(attributes if isinstance(attributes, dict) else {}, document, read)
+    return Source(attributes if isinstance(attributes, dict) else {}, document, read, inflated)

@@ -24,6 +24,7 @@ __all__ = [
     "OCTET_STREAM",
     "MediaType",
     "accepted",
+    "best_of",
     "choose",
 ]
 
@@ -131,7 +132,17 @@ def choose(request: AnyRequest, offers: Sequence[str]) -> str:
     NotAcceptable
         If it wants none of them; the message lists them.
     """
-    ranges = accepted(request)
+    return best_of(accepted(request), offers)
+
+
+def best_of(ranges: Sequence[MediaType], offers: Sequence[str]) -> str:
+    """Return the offer that is wanted most of ranges that are accepted; among equals the first one offered.
+
+    Raises
+    ------
+    NotAcceptable
+        If none is; the message lists them.
+    """
     best, best_q = "", 0.0
     for text in offers:
         offer = MediaType.parse(text)

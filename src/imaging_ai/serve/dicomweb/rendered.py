@@ -1,14 +1,205 @@
-"""WADO-RS rendered and thumbnail resources (PS3.18 10.4.1.1.3, 10.4.1.1.4)."""
+"""WADO-RS rendered resources (PS3.18 10.4.1.1.3): images, reports and documents as a browser shows them.
+
+One frame, report or document is a single part. A study, a series, a list of frames and, unless one image is asked for,
+a multi-frame instance are multipart, each part in the media type that is wanted most of what its instance can be.
+What of them cannot be rendered as wanted is left out; an image that should be there and fails is told in its part.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, get
 from litestar.handlers import BaseRouteHandler
+from litestar.response import Stream
 
+from imaging_ai import __version__
+from imaging_ai.core.instance import StoredInstance
+from imaging_ai.errors import InputError, NotAcceptable, NotFound
+from imaging_ai.render.source import Source
+from imaging_ai.render.wish import Wish
+from imaging_ai.serve.dicomweb import rendered_query
+from imaging_ai.serve.dicomweb.media import MediaType, accepted, best_of
 from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.rendered_offers import (
+    IMAGES,
+    MULTIPART_IMAGES,
+    category_of,
+    offers_of,
+)
+from imaging_ai.serve.dicomweb.rendered_place import Place, paths
+from imaging_ai.serve.dicomweb.rendered_work import Rendering
+from imaging_ai.serve.dicomweb.thumbnail import thumbnail_handlers
+from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified
+from imaging_ai.serve.problem import MEDIA_TYPE
 
-__all__ = ["rendered_handlers"]
+__all__ = ["Answering", "rendered_handlers"]
+
+AnyRequest = Request[Any, Any, Any]
+
+#: Texts of strangers are shown as text: nothing in them is run or fetched.
+_HARMLESS = {"Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'"}
+_UTF8 = {"text/html": "text/html; charset=utf-8", "text/plain": "text/plain; charset=utf-8"}
 
 
 def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
     """Return the handlers of these transactions."""
-    return []
+    rendering = Rendering(parts)
+
+    @get(paths("rendered"), opt={"needs": "read"}, name="retrieve-rendered")
+    async def retrieve_rendered(request: AnyRequest) -> Response[Any]:
+        return await rendering.run(lambda: _retrieve(parts, rendering, request))
+
+    return [retrieve_rendered, *thumbnail_handlers(parts, rendering)]
+
+
+def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
+    place, wish = Place.of(request), rendered_query.wish(request)
+    headers = rendered_query.unsupported_annotations(request, "annotation")
+    ranges = accepted(request)
+    stored = place.stored(parts)
+    answering = Answering(rendering, request, wish, headers)
+    if place.instance is None:
+        response = answering.everything(stored, ranges)
+    else:
+        source = rendering.open(stored[0])
+        place.check_frames(source)
+        if category_of(source) == "image":
+            response = answering.image(stored[0], source, place.frames, ranges)
+        else:
+            response = answering.text(stored[0], source, best_of(ranges, offers_of(source)))
+    parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
+    return response
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Answers one request for something rendered."""
+
+    rendering: Rendering
+    request: AnyRequest
+    wish: Wish
+    headers: Mapping[str, str]
+
+    def image(
+        self, stored: StoredInstance, source: Source, frames: tuple[int, ...], ranges: tuple[MediaType, ...]
+    ) -> Response[Any]:
+        """Answer with frames of an instance, with all of them when none are named."""
+        if len(frames or range(source.frame_count)) == 1:
+            chosen = best_of(ranges, (*IMAGES, *MULTIPART_IMAGES))
+        elif frames:
+            chosen = f'multipart/related; type="{best_of(_of_parts(ranges), IMAGES)}"'
+        else:
+            chosen = best_of(ranges, (*MULTIPART_IMAGES, *IMAGES))
+        media_type = MediaType.parse(chosen)
+        if media_type.multipart:
+            numbers = frames or tuple(range(1, source.frame_count + 1))
+            return self._stream(self._frames(stored, source, numbers, media_type.part))
+        if media_type.essence == "image/gif" and not frames and source.frame_count > 1:
+            return self.moving(stored, source)
+        return self.frame(stored, source, (frames or (source.representative_frame(),))[0], media_type.essence)
+
+    def frame(self, stored: StoredInstance, source: Source, number: int, media_type: str) -> Response[bytes]:
+        """Answer with one frame."""
+        etag = self._etag(stored, media_type, number)
+        held = not_modified(self.request, etag)
+        body = b"" if held else self.rendering.image(source, number, media_type, self.wish)
+        return answer(self.request, body, media_type, etag=etag, headers=self.headers)
+
+    def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
+        """Answer with all frames in one moving image."""
+        etag = self._etag(stored, "image/gif", 0)
+        body = b"" if not_modified(self.request, etag) else self.rendering.moving(source, self.wish)
+        return answer(self.request, body, "image/gif", etag=etag, headers=self.headers)
+
+    def text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
+        """Answer with a report, or with the document an instance encapsulates."""
+        etag = self._etag(stored, media_type, 0)
+        headers = {**self.headers, **(_HARMLESS if media_type.startswith("text/") else {})}
+        if not_modified(self.request, etag):
+            return answer(self.request, b"", media_type, etag=etag, headers=headers)
+        if category_of(source) == "report":
+            body = self.rendering.report(source, media_type)
+            return answer(self.request, body, _UTF8.get(media_type, media_type), etag=etag, headers=headers)
+        pieces, length = self.rendering.document(source)
+        headers |= {"ETag": etag, "Content-Length": str(length), "Vary": "Accept"}
+        return Stream(self.rendering.each(pieces), media_type=media_type, headers=headers)
+
+    def everything(self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]) -> Response[Any]:
+        """Answer with everything of many instances that can be rendered as wanted."""
+        return self._stream(self._all_parts(stored, _of_parts(ranges)))
+
+    def _stream(self, found: Iterator[Part | InputError]) -> Stream:
+        """Send parts as they come. Before the first one that is well, an error is still an answer."""
+        failed: list[InputError] = []
+        first = None
+        for one in found:
+            if isinstance(one, Part):
+                first = one
+                break
+            failed.append(one)
+        if first is None:
+            raise failed[0] if failed else NotAcceptable("there is nothing here that can be rendered as wanted")
+        everything = chain(failed, [first], found)
+        parts = (one if isinstance(one, Part) else _problem_part(one) for one in everything)
+        return multipart(self.rendering.each(parts), first.content_type, headers=self.headers)
+
+    def _all_parts(
+        self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]
+    ) -> Iterator[Part | InputError]:
+        refusal: InputError | None = None
+        shown = False
+        for instance in stored:
+            try:
+                source = self.rendering.open(instance)
+                media_type = best_of(ranges, offers_of(source))
+            except (NotAcceptable, NotFound) as error:
+                refusal = refusal or error
+                continue
+            shown = True
+            if category_of(source) == "image":
+                yield from self._frames(instance, source, tuple(range(1, source.frame_count + 1)), media_type)
+            else:
+                yield self._text_part(instance, source, media_type)
+        if not shown and refusal is not None:
+            yield refusal
+
+    def _frames(
+        self, stored: StoredInstance, source: Source, numbers: tuple[int, ...], media_type: str
+    ) -> Iterator[Part | InputError]:
+        for number in numbers:
+            try:
+                data = self.rendering.image(source, number, media_type, self.wish)
+            except InputError as error:
+                yield error
+            else:
+                location = f"{self._url(stored)}/frames/{number}/rendered"
+                yield Part(media_type, [data], {"Content-Location": location})
+
+    def _text_part(self, stored: StoredInstance, source: Source, media_type: str) -> Part:
+        location = {"Content-Location": f"{self._url(stored)}/rendered"}
+        if category_of(source) == "report":
+            return Part(_UTF8.get(media_type, media_type), [self.rendering.report(source, media_type)], location)
+        return Part(media_type, self.rendering.document(source)[0], location)
+
+    def _url(self, stored: StoredInstance) -> str:
+        study, series = stored.study_instance_uid, stored.series_instance_uid
+        return f"{base_url(self.request)}/studies/{study}/series/{series}/instances/{stored.sop_instance_uid}"
+
+    def _etag(self, stored: StoredInstance, media_type: str, number: int) -> str:
+        blob = stored.blob
+        return etag_of(__version__, blob.key, blob.offset, blob.length, media_type, number, repr(self.wish))
+
+
+def _of_parts(ranges: tuple[MediaType, ...]) -> tuple[MediaType, ...]:
+    """Return ranges as what they say of each part: many images are multipart, whether asked for so or not (8.7.8.1)."""
+    return tuple(MediaType(one.part, {}, one.q) for one in ranges)
+
+
+def _problem_part(error: InputError) -> Part:
+    document = {"type": f"urn:imaging-ai:problem:{error.code}", "status": error.http_status, "detail": error.message}
+    return Part(MEDIA_TYPE, [msgspec.json.encode(document)])

@@ -1,0 +1,106 @@
+"""The grayscale pipeline (PS3.4 N.2.1, PS3.3 C.11.1 and C.11.2): stored values to 256 levels.
+
+Modality LUT (rescale or table), then one VOI transformation (table or window), then inversion for MONOCHROME1. Stored
+values of up to 16 bits go through one table of all of them; everything else is computed pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Grayscale", "LookupTable", "Modality", "Rescale", "VoiFunction", "Window", "levels_of"]
+
+VoiFunction = Literal["linear", "linear-exact", "sigmoid"]
+
+Levels = NDArray[np.uint8]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window and how it maps values (PS3.3 C.11.2.1.2 and C.11.2.1.3); `width` is over 0, linear at least 1."""
+
+    center: float
+    width: float
+    function: VoiFunction = "linear"
+
+    @classmethod
+    def spanning(cls, low: float, high: float) -> Window:
+        """Return the window that shows `low` black and `high` white."""
+        return cls((low + high) / 2, max(high - low, 1e-9), "linear-exact")
+
+    def shades(self, values: Values) -> Values:
+        """Return how bright values are, from 0 to 1."""
+        with np.errstate(over="ignore"):
+            if self.function == "sigmoid":
+                return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
+            if self.function == "linear-exact":
+                return np.clip((values - self.center) / self.width + 0.5, 0, 1)
+            if self.width <= 1:
+                return (values > self.center - 0.5).astype(np.float64)
+            return np.clip((values - (self.center - 0.5)) / (self.width - 1) + 0.5, 0, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookupTable:
+    """A lookup table (PS3.3 C.11.1.1.1, C.11.2.1.1): values before and after its entries take the first or last."""
+
+    entries: NDArray[np.uint16]
+    first: int
+    bits: int
+
+    def of(self, values: Values) -> Values:
+        """Return the entries for values."""
+        with np.errstate(invalid="ignore"):
+            index = np.clip(np.nan_to_num(values) - self.first, 0, len(self.entries) - 1).astype(np.intp)
+        return self.entries[index].astype(np.float64)
+
+    def shades(self, values: Values) -> Values:
+        """Return how bright values are, from 0 to 1."""
+        return np.clip(self.of(values) / ((1 << self.bits) - 1), 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Rescale Slope and Intercept."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def of(self, values: Values) -> Values:
+        """Return values in their unit."""
+        return values if (self.slope, self.intercept) == (1.0, 0.0) else values * self.slope + self.intercept
+
+
+Modality = Rescale | LookupTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grayscale:
+    """What is done to stored values of one sample a pixel."""
+
+    modality: Modality
+    voi: Window | LookupTable
+    inverted: bool = False
+
+    def levels(self, stored: NDArray[Any]) -> Levels:
+        """Return the levels of a frame of stored values."""
+        if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and stored.size > 1 << 14:
+            unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+            everything = np.arange(1 << 8 * stored.dtype.itemsize, dtype=unsigned).view(stored.dtype)
+            return np.take(self._levels(everything), np.ascontiguousarray(stored).view(unsigned))
+        return self._levels(stored)
+
+    def _levels(self, stored: NDArray[Any]) -> Levels:
+        values = self.modality.of(stored.astype(np.float64))
+        return levels_of(self.voi.shades(values), inverted=self.inverted)
+
+
+def levels_of(shades: Values, *, inverted: bool = False) -> Levels:
+    """Return shades from 0 to 1 as levels from 0 to 255, or from 255 to 0."""
+    shades = np.nan_to_num(1 - shades if inverted else shades, nan=0.0)
+    return (shades * 255 + 0.5).astype(np.uint8)

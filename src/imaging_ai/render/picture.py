@@ -1,0 +1,129 @@
+"""A frame as a picture: decoded, its grayscale or colours transformed, cropped, scaled, and written on if wished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from imaging_ai.errors import BadParameterError, InputError, NotAcceptable, NotFound, TooLarge
+from imaging_ai.render.annotation import annotate
+from imaging_ai.render.colour import labelmap_rgb, palette_rgb, rgb_of
+from imaging_ai.render.elements import count, number, numbers, text
+from imaging_ai.render.grey import Grayscale, Rescale, Window
+from imaging_ai.render.source import Source
+from imaging_ai.render.transformations import grayscale_of
+from imaging_ai.render.wish import MOST_PIXELS, Region, Viewport, Wish
+
+__all__ = ["draw", "pixel_aspect", "tile"]
+
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_MOST_SCALED = 1 << 25
+
+
+def draw(source: Source, frame_number: int, wish: Wish) -> Image.Image:
+    """Render one frame; frames count from 1. The picture is L or RGB, of 8 bits a channel.
+
+    Raises
+    ------
+    NotFound
+        If there is no such frame.
+    NotAcceptable, TooLarge
+        If it cannot be rendered.
+    BadParameterError
+        If the wish has nothing of it, or too much.
+    """
+    frame = _decoded(source, frame_number)
+    region = wish.region or Region()
+    rows, columns = frame.shape[:2]
+    left, top, right, bottom = region.box(columns, rows, wish.region_name)
+    levels = _levels(source, frame_number, frame, wish.window, (slice(top, bottom), slice(left, right)))
+    if region.flip_horizontally:
+        levels = levels[:, ::-1]
+    if region.flip_vertically:
+        levels = levels[::-1]
+    picture = Image.fromarray(np.ascontiguousarray(levels))
+    if wish.viewport is not None:
+        picture = _scaled(picture, wish.viewport, pixel_aspect(source, frame_number))
+    if wish.annotations:
+        picture = annotate(picture, source, frame_number, wish.annotations)
+    return picture
+
+
+def _decoded(source: Source, frame_number: int) -> NDArray[Any]:
+    frames = source.frames()
+    if frames.image.rows * frames.image.columns > MOST_PIXELS:
+        raise TooLarge(f"frames of more than {MOST_PIXELS} pixels are not rendered")
+    try:
+        return frames.decode(frame_number)
+    except NotFound:
+        raise
+    except InputError as error:
+        raise NotAcceptable(f"the instance cannot be rendered: {error.message}") from error
+
+
+def _levels(
+    source: Source, frame_number: int, frame: NDArray[Any], window: Window | None, part: tuple[slice, slice]
+) -> NDArray[np.uint8]:
+    """Return the pixels of a part of the frame; what it gets by default depends on the whole."""
+    interpretation = text(source.elements, "PhotometricInterpretation")
+    if source.sop_class_uid in _SEGMENTATIONS:
+        return _segments(source, frame, part)
+    if interpretation == "PALETTE COLOR" and frame.ndim == 2:
+        return palette_rgb(source, frame[part])
+    if frame.ndim == 2:
+        return grayscale_of(source, frame_number, frame, window).levels(frame[part])
+    return rgb_of(frame[part], interpretation, count(source.elements, "BitsStored", 8))
+
+
+def _segments(source: Source, frame: NDArray[Any], part: tuple[slice, slice]) -> NDArray[np.uint8]:
+    """Return a frame of a segmentation (PS3.3 C.8.20): white where its segment is, or the labels in their colours."""
+    kind = text(source.elements, "SegmentationType")
+    if kind == "LABELMAP":
+        palette = text(source.elements, "PhotometricInterpretation") == "PALETTE COLOR"
+        return palette_rgb(source, frame[part]) if palette else labelmap_rgb(source, frame[part])
+    whole = number(source.elements, "MaximumFractionalValue") if kind == "FRACTIONAL" else 1
+    return Grayscale(Rescale(), Window.spanning(0, whole or 255)).levels(frame[part])
+
+
+def pixel_aspect(source: Source, frame_number: int) -> float:
+    """Return how many times higher than wide a pixel is (PS3.3 C.7.6.3.1.7)."""
+    measures = source.macro(frame_number, "PixelMeasuresSequence")
+    for elements, keyword in (
+        (measures, "PixelSpacing"),
+        (source.elements, "PixelSpacing"),
+        (source.elements, "ImagerPixelSpacing"),
+        (source.elements, "NominalScannedPixelSpacing"),
+        (source.elements, "PixelAspectRatio"),
+    ):
+        found = numbers(elements, keyword)
+        if len(found) == 2 and min(found) > 0 and 0.01 <= found[0] / found[1] <= 100:
+            return found[0] / found[1]
+    return 1.0
+
+
+def tile(word: str, wish: Wish) -> Image.Image:
+    """Return a picture, as large as wished, with one word in its middle."""
+    width, height = wish.viewport.fit(1, 1) if wish.viewport else (128, 128)
+    _check_scaled(width, height)
+    picture = Image.new("L", (width, height), 32)
+    font = ImageFont.load_default(max(height // 4, 4))
+    ImageDraw.Draw(picture).text((width / 2, height / 2), word[:16], fill=224, font=font, anchor="mm")
+    return picture
+
+
+def _check_scaled(width: int, height: int) -> None:
+    if width * height > _MOST_SCALED:
+        raise BadParameterError("viewport", f"images are not scaled to more than {_MOST_SCALED} pixels")
+
+
+def _scaled(picture: Image.Image, viewport: Viewport, aspect: float) -> Image.Image:
+    width, height = viewport.fit(picture.width, picture.height * aspect)
+    _check_scaled(width, height)
+    if (width, height) == picture.size:
+        return picture
+    smaller = width < picture.width and height < picture.height
+    how = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+    return picture.resize((width, height), how, reducing_gap=2.0 if smaller else None)

@@ -1,0 +1,150 @@
+"""The work of rendering: instances opened (and kept open a while), frames rendered, as many at once as there are cores.
+
+Threads of its own kind do it, so that a burst of images does not keep searches waiting; large frames are rendered one
+at a time, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.core.instance import StoredInstance
+from imaging_ai.errors import BadParameterError, NotAcceptable, TooLarge
+from imaging_ai.render.elements import count, number, text
+from imaging_ai.render.formats import encode, encode_moving
+from imaging_ai.render.picture import draw, tile
+from imaging_ai.render.profiles import in_profile
+from imaging_ai.render.report import as_html, as_text
+from imaging_ai.render.source import Source, open_source
+from imaging_ai.render.wish import Wish
+from imaging_ai.serve.dicomweb.native import to_xml
+from imaging_ai.serve.dicomweb.parts import Parts
+
+__all__ = ["Rendering"]
+
+Result = TypeVar("Result")
+
+_KEPT_OPEN_BYTES = 8 << 20  # of their documents
+_LARGE = 1 << 22
+_MOST_MOVING_PIXELS = 1 << 26
+_TEXT = {"text/html": as_html, "text/plain": as_text, "text/xml": to_xml}
+_WITHOUT_PROFILES = ("image/gif", "image/jp2")
+
+
+class Rendering:
+    """Renders the instances of one archive."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._limiter = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
+        self._large = threading.Lock()
+        self._lock = threading.Lock()
+        self._open: OrderedDict[BlobRef, Source] = OrderedDict()
+        self._open_bytes = 0
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Run work in a thread of its kind."""
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    async def each(self, results: Iterator[Result]) -> AsyncIterator[Result]:
+        """Give results one by one, each made in such a thread when it is wanted."""
+        end = object()
+        while (result := await self.run(lambda: next(results, end))) is not end:
+            yield result  # type: ignore[misc]
+
+    def open(self, stored: StoredInstance) -> Source:
+        """Open an instance."""
+        with self._lock:
+            if source := self._open.get(stored.blob):
+                self._open.move_to_end(stored.blob)
+                return source
+        store = self._parts.archive.store
+        source = open_source(
+            self._parts.describer.document_of(stored),
+            lambda start, length: store.read(stored.blob, start, length),
+            stored.blob.length,
+        )
+        self._keep_open(stored.blob, source)
+        return source
+
+    def _keep_open(self, blob: BlobRef, source: Source) -> None:
+        size = len(source.document.json)
+        if size > _KEPT_OPEN_BYTES // 2 or source.inflated:
+            return
+        with self._lock:
+            if blob not in self._open:
+                self._open_bytes += size
+            self._open[blob] = source
+            while self._open_bytes > _KEPT_OPEN_BYTES:
+                _, oldest = self._open.popitem(last=False)
+                self._open_bytes -= len(oldest.document.json)
+
+    def image(self, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
+        """Return one frame as an image file."""
+        if wish.icc_profile not in ("", "no") and media_type in _WITHOUT_PROFILES:
+            raise BadParameterError("iccprofile", f"no profile is put into {media_type}")
+        pixels = count(source.elements, "Rows") * count(source.elements, "Columns")
+        with self._large if pixels > _LARGE else nullcontext():
+            picture = draw(source, frame_number, wish)
+            picture, profile = in_profile(picture, source, wish.icc_profile)
+            return encode(picture, media_type, quality=wish.quality, icc_profile=profile)
+
+    def tile(self, source: Source, media_type: str, wish: Wish) -> bytes:
+        """Return an image that says of which modality something is that has no image."""
+        return encode(tile(text(source.elements, "Modality"), wish), media_type)
+
+    def moving(self, source: Source, wish: Wish) -> bytes:
+        """Return all frames as one GIF that moves.
+
+        Raises
+        ------
+        TooLarge
+            If there is too much to hold; the frames can be had one by one.
+        """
+        if wish.icc_profile not in ("", "no"):
+            raise BadParameterError("iccprofile", "no profile is put into image/gif")
+        first = draw(source, 1, wish)
+        if first.width * first.height * source.frame_count > _MOST_MOVING_PIXELS:
+            raise TooLarge("too many pixels for one moving image: ask for single frames, or for a smaller viewport")
+        with self._large:
+            return encode_moving((draw(source, n, wish) for n in range(1, source.frame_count + 1)), _duration(source))
+
+    def report(self, source: Source, media_type: str) -> bytes:
+        """Return a structured report as text."""
+        return _TEXT[media_type](source.elements)
+
+    def document(self, source: Source) -> tuple[Iterator[bytes], int]:
+        """Return the bytes of an encapsulated document in pieces, and how many there are."""
+        offset, length = source.bulk_range("EncapsulatedDocument")
+        if not length:
+            data = source.bytes_of(source.elements, "EncapsulatedDocument")
+            if not data:
+                raise NotAcceptable("the instance has an empty document")
+            return iter([data]), len(data)
+        stated = count(source.elements, "EncapsulatedDocumentLength")
+        if 0 < stated <= length:  # without the byte that pads it
+            length = stated
+        step = 1 << 20
+        return (source.read(offset + at, min(step, length - at)) for at in range(0, length, step)), length
+
+
+def _duration(source: Source) -> float:
+    """Return how long each frame is shown, in milliseconds."""
+    for keyword, of in (
+        ("FrameTime", float),
+        ("RecommendedDisplayFrameRate", lambda rate: 1000 / rate),
+        ("CineRate", lambda rate: 1000 / rate),
+    ):
+        value = number(source.elements, keyword)
+        if value is not None and value > 0:
+            return min(of(value), 10_000.0)
+    return 100.0
