@@ -128,7 +128,7 @@ class JobRequest:
 
     `dedupe_key` is the same for the same model, rule and input instances, so that asking twice is asking once.
     `inputs` are the SOP Instance UIDs as the rules saw them. `model` is "" when the request only records why
-    nothing ran; `queue` is then "".
+    nothing ran; `queue` is then "". `job_uid` is given for a work item that asks for the run; otherwise it is made.
     """
 
     dedupe_key: str
@@ -143,3 +143,4 @@ class JobRequest:
     destinations: tuple[str, ...] = ()
     priority: Priority = Priority.MEDIUM
     parameters: dict[str, object] = field(default_factory=dict)
+    job_uid: str = ""

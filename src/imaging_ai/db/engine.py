@@ -7,7 +7,7 @@ writers queue for the lock (`busy_timeout`) instead of failing when one upgrades
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,10 @@ from sqlmodel import Session
 
 from imaging_ai.errors import DatabaseUnavailable
 
-__all__ = ["Database"]
+__all__ = ["Database", "after_commit"]
 
 _WRITES = "imaging_ai_writes"
+_AFTER_COMMIT = "imaging_ai_after_commit"
 
 #: libpq: a server that vanished without a word is noticed within half a minute, not when TCP gives up.
 _SIGNS_OF_LIFE = {
@@ -68,6 +69,9 @@ class Database:
         with self._session(writes=True) as session:
             yield session
             session.commit()
+            calls = tuple(session.info.get(_AFTER_COMMIT, ()))
+        for call in calls:
+            call()
 
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
@@ -93,6 +97,11 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def after_commit(session: Session, call: Callable[[], object]) -> None:
+    """Have `call` called, once, when the block of `Database.write` that a session belongs to is committed."""
+    session.info.setdefault(_AFTER_COMMIT, {})[call] = None
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -4,13 +4,15 @@ A job row is claimed in one statement, so that two workers never share it; its w
 it only while the row still names that attempt. A lost worker costs its lease, or nothing where its death can be seen.
 A failure that may pass is tried again after a pause that doubles; one that will not ends the job as CANCELED with the
 stage, a code and a reason: that row is the dead letter, and `retry` replays it.
+
+Jobs are work items of UPS-RS: what changes their state leaves an event in the same transaction (`workitem_news`).
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,11 +22,11 @@ from sqlmodel import Session
 
 from imaging_ai import audit
 from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Stage
-from imaging_ai.db.engine import Database
+from imaging_ai.db.engine import Database, after_commit
 from imaging_ai.errors import WrongState
-from imaging_ai.queue import history
+from imaging_ai.queue import history, workitem_news
 from imaging_ai.queue.recovery import recover
-from imaging_ai.queue.rows import failure_columns, job_from, jobs, new_row, series_key
+from imaging_ai.queue.rows import ended_columns, failure_columns, job_from, jobs, new_row, series_key, waiting_columns
 
 __all__ = ["Ledger"]
 
@@ -36,7 +38,8 @@ class Ledger:
 
     `max_attempts` bounds the attempts that fail, `max_losses` those whose worker dies: a job that kills whoever
     runs it must stop somewhere, but workers are also killed for reasons of their own. `retry_after` is the first
-    pause after a passing failure, in seconds.
+    pause after a passing failure, in seconds. `ae_title` is the station that jobs are assigned to, and `on_change` is
+    called after each commit that changed what a work item tells.
     """
 
     def __init__(
@@ -47,8 +50,12 @@ class Ledger:
         max_losses: int = 20,
         retry_after: float = 5.0,
         clock: Callable[[], float] = time.time,
+        ae_title: str = "",
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self.database = database
+        self._ae_title = ae_title
+        self._on_change = on_change
         self._max_attempts = max_attempts
         self._max_losses = max_losses
         self._retry_after = retry_after
@@ -68,6 +75,9 @@ class Ledger:
             return None
         self._supersede(session, job_id, request, now)
         _record(session, "job.schedule", job_id)
+        if not request.job_uid:  # else it was made as a work item, and is known as that
+            workitem_news.scheduled(connection, job_id, self._ae_title)
+        self._tell(session)
         return job_id
 
     def note(self, session: Session, request: JobRequest, failure: Failure) -> int | None:
@@ -90,6 +100,7 @@ class Ledger:
         stopped = _stop(older, now).values(**why).returning(jobs.c.id)
         for each in connection.execute(stopped).scalars().all():
             _record(session, "job.cancel", each, detail="superseded")
+            workitem_news.asked_to_stop(connection, each, self._ae_title)
         done = select(jobs.c.id).where(older, jobs.c.state == JobState.COMPLETED).order_by(jobs.c.id.desc()).limit(1)
         if (predecessor := connection.execute(done).scalar()) is not None:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(supersedes=predecessor))
@@ -128,6 +139,8 @@ class Ledger:
         )
         with self.database.write() as session:
             row = session.connection().execute(claimed).mappings().first()
+            if row is not None:
+                self._changed(session, row["id"])
         return None if row is None else job_from(row)
 
     def renew(self, owner: str, lease_seconds: float, running: Collection[int] | None = None) -> int:
@@ -148,7 +161,10 @@ class Ledger:
         percent = max(0, min(100, percent))
         ahead = case((jobs.c.progress < percent, percent), else_=jobs.c.progress)
         with self.database.write() as session:
-            session.connection().execute(update(jobs).where(_ours(job_id, attempt)).values(progress=ahead, stage=stage))
+            written = update(jobs).where(_ours(job_id, attempt)).values(progress=ahead, stage=stage)
+            if session.connection().execute(written).rowcount:
+                workitem_news.progressed(session.connection(), job_id)
+                self._tell(session)
 
     def complete(self, session: Session, job_id: int, attempt: int, provenance: dict[str, object]) -> None:
         """Complete a job in the caller's transaction, the one that registers its results.
@@ -177,6 +193,7 @@ class Ledger:
         if not session.connection().execute(done).rowcount:
             raise WrongState(f"attempt {attempt} of job {job_id} was cancelled or given to another worker")
         _record(session, "job.complete", job_id)
+        self._changed(session, job_id)
 
     # -- ends other than success
 
@@ -196,13 +213,14 @@ class Ledger:
             else:
                 values = failure_columns(failure) | {"failures": failures}
             if row["cancel_requested"] or failure.permanent or failures >= row["max_attempts"]:
-                values |= _ended(self._clock())
+                values |= ended_columns(self._clock())
                 if not row["cancel_requested"]:
                     values["failure_permanent"] = True
             else:
-                values |= _waiting(self._clock() + self._pause(failures))
+                values |= waiting_columns(self._clock() + self._pause(failures))
             session.connection().execute(update(jobs).where(jobs.c.id == job_id).values(**values))
             _record(session, "job.fail", job_id, outcome="failure", detail=f"{failure.stage}: {failure.code}")
+            self._changed(session, job_id)
         return JobState(values["state"])
 
     def _pause(self, failures: int) -> float:
@@ -213,25 +231,40 @@ class Ledger:
         with self.database.write() as session:
             row = _lock(session.connection(), job_id, attempt)
             if row is not None:
-                values = _ended(self._clock()) if row["cancel_requested"] else _waiting(self._clock())
+                values = ended_columns(self._clock()) if row["cancel_requested"] else waiting_columns(self._clock())
                 session.connection().execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+                self._changed(session, job_id)
 
     def stopped(self, job_id: int, attempt: int) -> None:
         """Write that a running job which was asked to stop has stopped."""
         with self.database.write() as session:
             ended = update(jobs).where(_ours(job_id, attempt), jobs.c.cancel_requested.is_(True))
-            session.connection().execute(ended.values(**_ended(self._clock())))
+            if session.connection().execute(ended.values(**ended_columns(self._clock()))).rowcount:
+                self._changed(session, job_id)
 
-    def cancel(self, job_id: int, *, actor: str = "") -> Job:
-        """Cancel a job that waits, or ask the worker of one that runs to stop it; return the job as it is then."""
-        why = failure_columns(Failure(Stage.QUEUE, "cancelled", "cancelled by hand", permanent=True))
+    def cancel(
+        self,
+        job_id: int,
+        *,
+        actor: str = "",
+        origin: str = "",
+        reason: str = "",
+        given: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Cancel a job that waits, or ask the worker of one that runs to stop it; return the job as it is then.
+
+        `given` is what a request to cancel told beside its reason (PS3.4 Table CC.2.2-1).
+        """
+        why = failure_columns(Failure(Stage.QUEUE, "cancelled", reason or "cancelled by hand", permanent=True))
         with self.database.write() as session:
             connection = session.connection()
             stopped = _stop(jobs.c.id == job_id, self._clock()).values(**why)
             if not connection.execute(stopped).rowcount:
                 state = history.get(connection, job_id).state
                 raise WrongState(f"job {job_id} is {state} and cannot be cancelled any more")
-            _record(session, "job.cancel", job_id, actor=actor)
+            _record(session, "job.cancel", job_id, actor=actor, origin=origin)
+            workitem_news.asked_to_stop(connection, job_id, actor, given)
+            self._tell(session)
             return history.get(connection, job_id)
 
     def retry(self, job_id: int, *, actor: str = "") -> Job:
@@ -242,12 +275,14 @@ class Ledger:
                 update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state == JobState.CANCELED)
                 .where(jobs.c.model != "", jobs.c.failure_code != "superseded")
-                .values(**_waiting(self._clock()), failures=0, losses=0, cancel_requested=False)
+                .values(**waiting_columns(self._clock()), failures=0, losses=0, cancel_requested=False)
             )
             if not connection.execute(again).rowcount:
                 job = history.get(connection, job_id)
                 raise WrongState(f"job {job_id} cannot be run again: {_why_not(job)}")
             _record(session, "job.retry", job_id, actor=actor)
+            workitem_news.reopened(connection, job_id)
+            self._tell(session)
             return history.get(connection, job_id)
 
     def sweep(self, now: float | None = None) -> list[str]:
@@ -255,6 +290,14 @@ class Ledger:
         at = self._clock() if now is None else now
         recover(self.database, at, max_losses=self._max_losses)
         return self.due_queues(at)
+
+    def _changed(self, session: Session, job_id: int) -> None:
+        workitem_news.changed(session.connection(), job_id)
+        self._tell(session)
+
+    def _tell(self, session: Session) -> None:
+        if self._on_change is not None:
+            after_commit(session, self._on_change)
 
     # -- reading
 
@@ -334,20 +377,6 @@ def _stop(which: ColumnElement[bool], now: float) -> Update:
             cancel_requested=_RUNNING,
         )
     )
-
-
-def _ended(now: float) -> dict[str, Any]:
-    return {"state": JobState.CANCELED.value, "finished_at": now, "lease_owner": "", "lease_until": None}
-
-
-def _waiting(not_before: float) -> dict[str, Any]:
-    return {
-        "state": JobState.SCHEDULED.value,
-        "not_before": not_before,
-        "finished_at": None,
-        "lease_owner": "",
-        "lease_until": None,
-    }
 
 
 def _why_not(job: Job) -> str:

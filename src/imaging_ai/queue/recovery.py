@@ -11,6 +11,7 @@ from sqlmodel import Session
 from imaging_ai import audit
 from imaging_ai.core.job import Failure, JobState, Stage
 from imaging_ai.db.engine import Database
+from imaging_ai.queue import workitem_news
 from imaging_ai.queue.rows import failure_columns, jobs
 from imaging_ai.queue.workers import Workers, forget
 
@@ -54,6 +55,7 @@ def _take_back(session: Session, row: Any, now: float, max_losses: int) -> None:
         pause = min(2.0 ** (losses - _FREE_LOSSES), _LONGEST_PAUSE) if losses > _FREE_LOSSES else 0.0
         values |= {"state": JobState.SCHEDULED.value, "not_before": now + pause}
     session.connection().execute(update(jobs).where(jobs.c.id == row["id"]).values(**values))
+    workitem_news.changed(session.connection(), row["id"])
     if losses > max_losses:
         audit.record(session, "job.fail", object_type="job", object_uid=row["job_uid"], outcome="failure")
     logger.warning("job %d lost its worker (%d times) and is now %s", row["id"], losses, values["state"])

@@ -11,7 +11,16 @@ from imaging_ai.core.identity import new_uid
 from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Priority, Stage
 from imaging_ai.db.tables import JobRow, WorkerRow
 
-__all__ = ["failure_columns", "job_from", "jobs", "new_row", "series_key", "workers"]
+__all__ = [
+    "ended_columns",
+    "failure_columns",
+    "job_from",
+    "jobs",
+    "new_row",
+    "series_key",
+    "waiting_columns",
+    "workers",
+]
 
 jobs: Table = JobRow.metadata.tables["job"]
 workers: Table = WorkerRow.metadata.tables["worker"]
@@ -20,7 +29,7 @@ workers: Table = WorkerRow.metadata.tables["worker"]
 def new_row(request: JobRequest, *, now: float, max_attempts: int) -> dict[str, Any]:
     """Return the columns of a job that waits for its first claim."""
     return {
-        "job_uid": new_uid(),
+        "job_uid": request.job_uid or new_uid(),
         "dedupe_key": request.dedupe_key,
         "state": JobState.SCHEDULED.value,
         "priority": int(request.priority),
@@ -64,6 +73,22 @@ def failure_columns(failure: Failure) -> dict[str, Any]:
         "failure_code": failure.code,
         "failure_reason": failure.reason,
         "failure_permanent": failure.permanent,
+    }
+
+
+def ended_columns(now: float) -> dict[str, Any]:
+    """Return the columns of a job that was canceled."""
+    return {"state": JobState.CANCELED.value, "finished_at": now, "lease_owner": "", "lease_until": None}
+
+
+def waiting_columns(not_before: float) -> dict[str, Any]:
+    """Return the columns of a job that may be claimed from a time on."""
+    return {
+        "state": JobState.SCHEDULED.value,
+        "not_before": not_before,
+        "finished_at": None,
+        "lease_owner": "",
+        "lease_until": None,
     }
 
 
