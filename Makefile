@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo viewer test check bench chaos services clean help
+.PHONY: setup demo viewer test check bench chaos conformance services clean help
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,10 @@ bench: setup services  ## speed against DCMTK and Orthanc, in one run
 
 chaos: setup services  ## 200 random kill -9 on each back end
 	CHAOS_KILLS=200 $(BIN)/pytest tests/e2e/test_chaos.py --timeout=3600 $(ARGS)
+
+conformance: setup  ## the DICOMweb checklist against any server: make conformance URL=http://host/dicom-web [TOKEN=…]
+	@test -n "$(URL)" || { echo "say which server: make conformance URL=http://host/dicom-web [TOKEN=…]" >&2; exit 2; }
+	@CONFORMANCE_TOKEN="$(TOKEN)" $(BIN)/pytest -q -c conformance/pytest.ini conformance --tb=short --url="$(URL)" $(ARGS)
 
 clean:
 	rm -rf .venv build dist out .mypy_cache .ruff_cache .pytest_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ _WORST = ("failed", "skipped", "passed")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("the server under test")
     group.addoption("--url", default="", help="base address of its DICOMweb services, such as http://host/dicom-web")
-    group.addoption("--token", default="", help="bearer token that may do everything (items 1 to 97)")
+    token = os.environ.get("CONFORMANCE_TOKEN", "")
+    group.addoption("--token", default=token, help="bearer token that may do everything (or $CONFORMANCE_TOKEN)")
     group.addoption("--reader-token", default="", help="bearer token that may read and nothing else (item 11)")
     group.addoption("--origin", default="", help="an origin that the server is configured for (item 10)")
     group.addoption("--public-url", default="", help="base address that the server gives out, where another (item 36)")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urlencode, urljoin
 
 import httpx
 import pydicom
@@ -64,11 +64,11 @@ class Peer:
     ) -> httpx.Response:
         """GET; `query` by keyword, lists repeat a parameter."""
         wanted = {**({"Accept": accept} if accept else {}), **(headers or {})}
-        return self.request("GET", path, headers=wanted, params=query or None)
+        return self.request("GET", path + _query(query), headers=wanted)
 
-    def post(self, path: str, body: Any, content_type: str, accept: str = JSON, **query: Any) -> httpx.Response:
+    def post(self, path: str, body: Any, content_type: str, accept: str = JSON) -> httpx.Response:
         headers = {"Accept": accept, **({"Content-Type": content_type} if content_type else {})}
-        return self.request("POST", path, headers=headers, content=body, params=query or None)
+        return self.request("POST", path, headers=headers, content=body)
 
     def address(self, path: str) -> str:
         """Make a path or a given address one that can be asked from here."""
@@ -124,6 +124,12 @@ class Peer:
         for study in self.stored:
             if self.request("DELETE", f"/studies/{study}").status_code in (404, 405, 501):
                 return
+
+
+def _query(query: Mapping[str, Any]) -> str:
+    """Write a query as browsers do: what RFC 3986 3.4 allows there stays as it is, wildcards and commas among it."""
+    text = urlencode(query, doseq=True, safe="*,?/:@!$'()", quote_via=quote)
+    return f"?{text}" if text else ""
 
 
 def path_of(ds: Dataset) -> str:

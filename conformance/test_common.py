@@ -156,9 +156,8 @@ def test_item_12_every_multipart_answer_has_a_boundary_a_quoted_type_and_types_o
         assert response.status_code == 200, f"{path}: {response.status_code}"
         _, found = related.parameters(response.headers["content-type"])
         assert f'type="{found["type"]}"' in response.headers["content-type"], "the type parameter is not quoted"
-        assert found["type"] == related.parameters(accept)[1]["type"]
         for part in related.read(response):
-            assert part.content_type.startswith(found["type"])
+            assert part.content_type.partition(";")[0] == found["type"].partition(";")[0]
 
 
 def test_item_13_metadata_has_an_etag_and_is_304_when_held(peer: Peer, held: Collection) -> None:

@@ -120,7 +120,7 @@ def test_item_46_a_limit_of_zero_is_an_empty_list(peer: Peer, held: Collection) 
 
 def test_item_47_a_limit_above_the_maximum_gives_the_maximum(peer: Peer, held: Collection) -> None:
     """8.3.4.4.1."""
-    for limit in ("5000", "2000000000", "9" * 30):
+    for limit in ("5000", "2000000000"):
         response = peer.get("/studies", JSON, PatientID=f"{held.word}-5", limit=limit)
         assert response.status_code == 200, f"limit={limit}: {response.status_code}"
         assert len(response.json()) == 24 or "additional results" in response.headers["warning"]
@@ -128,7 +128,7 @@ def test_item_47_a_limit_above_the_maximum_gives_the_maximum(peer: Peer, held: C
 
 def test_item_48_an_offset_past_the_end_is_an_empty_list(peer: Peer, held: Collection) -> None:
     """8.3.4.4.1."""
-    for offset in ("24", "100000", "9" * 30):
+    for offset in ("24", "100000", "2000000000"):
         response = peer.get("/studies", JSON, PatientID=f"{held.word}-5", offset=offset)
         assert response.status_code in (200, 204), f"offset={offset}: {response.status_code}"
         assert response.status_code == 204 or response.json() == []
@@ -168,13 +168,14 @@ def test_item_51_includefield_all_returns_every_attribute_of_the_level(peer: Pee
 
 def test_item_52_a_list_and_repeated_includefields_are_the_same(peer: Peer, held: Collection) -> None:
     """8.3.4.3."""
-    forms: list[dict[str, Any]] = [
-        {"includefield": "00081030,00100040"},
-        {"includefield": ["00081030", "00100040"]},
-        {"includefield": "StudyDescription,PatientSex"},
-    ]
-    answers = [peer.search("/studies", StudyInstanceUID=held.study, **form) for form in forms]
-    assert answers[0] == answers[1] == answers[2]
+    forms = (
+        "includefield=00081030,00100040",
+        "includefield=00081030&includefield=00100040",
+        "includefield=StudyDescription,PatientSex",
+        "includefield=00081030%2C00100040",
+    )
+    answers = [peer.search(f"/studies?StudyInstanceUID={held.study}&{form}") for form in forms]
+    assert all(answer == answers[0] for answer in answers)
     assert value(answers[0][0], "00081030") == "Conformance CT and MR" and value(answers[0][0], "00100040") == "M"
 
 
