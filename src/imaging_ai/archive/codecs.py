@@ -43,11 +43,24 @@ from imaging_ai.archive.frames import (
 )
 from imaging_ai.errors import InputError, NotDicom, TooLarge
 
-__all__ = ["DECODABLE", "Frames", "decode_frames", "described_frames", "iterate_frames", "open_frames"]
+__all__ = [
+    "DECODABLE",
+    "PIXEL_PATHS",
+    "Frames",
+    "decode_frames",
+    "described_frames",
+    "image_of",
+    "iterate_frames",
+    "open_frames",
+]
 
 _MAX_FRAME_BYTES = 1 << 31
 _NATIVE = ("", IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED)
 _PIXEL_KEYWORDS = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
+
+#: The same as paths of bulk data.
+PIXEL_PATHS = {f"{tag:08X}": keyword for tag, keyword in _PIXEL_KEYWORDS.items()}
+
 _TAGS = {
     "SamplesPerPixel": "00280002",
     "PhotometricInterpretation": "00280004",
@@ -60,6 +73,16 @@ _TAGS = {
     "HighBit": "00280102",
     "PixelRepresentation": "00280103",
 }
+
+
+class _Element(msgspec.Struct):
+    Value: list[Any] = []
+
+
+#: The attributes of `_TAGS` in a data set of DICOM JSON; the rest of it is skipped.
+_ImagePixel = msgspec.defstruct(
+    "_ImagePixel", [(name, _Element, msgspec.field(default_factory=_Element)) for name in _TAGS], rename=_TAGS
+)
 
 
 class Frames:
@@ -165,6 +188,25 @@ def described_frames(
     vr = attributes.get("7FE00010", {}).get("vr", "")
     image = _image_of(value_of, document.transfer_syntax_uid, keyword, vr)
     return Frames(read, document.frames, image, palette, document.error)
+
+
+def image_of(document: Document) -> Image:
+    """Return the Image Pixel attributes that a document has, reading no more of its JSON.
+
+    Raises
+    ------
+    NotDicom, InputError, TooLarge
+        If it has no pixel data, or none that can be decoded.
+    """
+    bulk = {value.path: value.vr for value in document.bulk}
+    keyword = next((word for path, word in PIXEL_PATHS.items() if path in bulk), "")
+    attributes = msgspec.json.decode(document.json, type=_ImagePixel)
+    return _image_of(
+        lambda name: next(iter(getattr(attributes, name).Value), None),
+        document.transfer_syntax_uid,
+        keyword,
+        bulk.get("7FE00010", ""),
+    )
 
 
 def _frames_of_dataset(ds: Dataset) -> Frames:

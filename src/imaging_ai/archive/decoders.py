@@ -140,7 +140,7 @@ def _jpeg_2000(data: bytes, image: Image) -> NDArray[Any]:
 
 def _htj2k(data: bytes, image: Image) -> NDArray[Any]:
     _check_size(_jpeg_2000_size(data), image)
-    return np.asarray(imagecodecs.htj2k_decode(data))
+    return np.asarray(imagecodecs.htj2k_decode(data, planar=False))
 
 
 def _jpeg_xl(data: bytes, _image: Image) -> NDArray[Any]:
