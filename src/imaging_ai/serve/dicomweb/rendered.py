@@ -7,7 +7,7 @@ What of them cannot be rendered as wanted is left out; an image that should be t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -59,10 +59,9 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     place, wish = Place.of(request), rendered_query.wish(request)
-    headers = rendered_query.unsupported_annotations(request, "annotation")
     ranges = accepted(request)
     stored = place.stored(parts)
-    answering = Answering(rendering, request, wish, headers)
+    answering = Answering(rendering, request, wish)
     if place.instance is None:
         response = answering.everything(stored, ranges)
     else:
@@ -83,7 +82,6 @@ class Answering:
     rendering: Rendering
     request: AnyRequest
     wish: Wish
-    headers: Mapping[str, str]
 
     def image(
         self, stored: StoredInstance, source: Source, frames: tuple[int, ...], ranges: tuple[MediaType, ...]
@@ -108,18 +106,18 @@ class Answering:
         etag = self._etag(stored, media_type, number)
         held = not_modified(self.request, etag)
         body = b"" if held else self.rendering.image(source, number, media_type, self.wish)
-        return answer(self.request, body, media_type, etag=etag, headers=self.headers)
+        return answer(self.request, body, media_type, etag=etag)
 
     def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
         """Answer with all frames in one moving image."""
         etag = self._etag(stored, "image/gif", 0)
         body = b"" if not_modified(self.request, etag) else self.rendering.moving(source, self.wish)
-        return answer(self.request, body, "image/gif", etag=etag, headers=self.headers)
+        return answer(self.request, body, "image/gif", etag=etag)
 
     def text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
         """Answer with a report, or with the document an instance encapsulates."""
         etag = self._etag(stored, media_type, 0)
-        headers = {**self.headers, **(_HARMLESS if media_type.startswith("text/") else {})}
+        headers = dict(_HARMLESS) if media_type.startswith("text/") else {}
         if not_modified(self.request, etag):
             return answer(self.request, b"", media_type, etag=etag, headers=headers)
         if category_of(source) == "report":
@@ -146,7 +144,7 @@ class Answering:
             raise failed[0] if failed else NotAcceptable("there is nothing here that can be rendered as wanted")
         everything = chain(failed, [first], found)
         parts = (one if isinstance(one, Part) else _problem_part(one) for one in everything)
-        return multipart(self.rendering.each(parts), first.content_type, headers=self.headers)
+        return multipart(self.rendering.each(parts), first.content_type)
 
     def _all_parts(
         self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]

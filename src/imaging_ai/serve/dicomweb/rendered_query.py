@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 from litestar import Request
@@ -12,15 +11,13 @@ from litestar import Request
 from imaging_ai.errors import BadParameterError
 from imaging_ai.render.grey import VoiFunction, Window
 from imaging_ai.render.wish import Annotation, IccProfile, Region, Viewport, Wish
-from imaging_ai.serve.dicomweb.wire import warning
 
-__all__ = ["annotation", "decimal", "one", "positive", "quality", "thumbnail_wish", "unsupported_annotations", "wish"]
+__all__ = ["annotation", "decimal", "one", "positive", "quality", "thumbnail_wish", "wish"]
 
 AnyRequest = Request[Any, Any, Any]
 
 _DECIMAL = re.compile(r"[+-]?([0-9]{1,16}(\.[0-9]{0,16})?|\.[0-9]{1,16})([eE][+-]?[0-9]{1,3})?")
 _POSITIVE = re.compile(r"[0-9]{1,9}")
-_KEYWORD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _LONGEST_SIDE = 1 << 16
 
 
@@ -85,24 +82,12 @@ def quality(request: AnyRequest, name: str) -> int | None:
 
 
 def annotation(request: AnyRequest, name: str) -> tuple[Annotation, ...]:
-    """Read what is to be written on images (8.3.5.1.1); keywords that we do not have are left out."""
-    return tuple(cast(Annotation, word) for word in _keywords(request, name) if word in get_args(Annotation))
-
-
-def unsupported_annotations(request: AnyRequest, name: str) -> Mapping[str, str]:
-    """Return the header that warns of annotations that we do not have."""
-    unsupported = [word for word in _keywords(request, name) if word not in get_args(Annotation)]
-    if not unsupported:
-        return {}
-    return warning(f"The following annotation values are not supported: {', '.join(unsupported)}")
-
-
-def _keywords(request: AnyRequest, name: str) -> list[str]:
+    """Read what is to be written on images (8.3.5.1.1)."""
     text = one(request, name)
     words = [] if text is None else [word.strip() for word in text.split(",")]
-    if len(words) > 16 or not all(_KEYWORD.fullmatch(word) for word in words):
-        raise BadParameterError(name, "is not a list of keywords, such as patient,technique")
-    return words
+    if not all(word in get_args(Annotation) for word in words):
+        raise BadParameterError(name, "is not a list of patient and technique")
+    return tuple(cast(Annotation, word) for word in words)
 
 
 def _window(text: str | None) -> Window | None:

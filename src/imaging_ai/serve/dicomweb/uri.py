@@ -1,14 +1,80 @@
-"""WADO-URI (PS3.18 9)."""
+"""WADO-URI (PS3.18 9): one instance, as an image, report or document, or as the DICOM object itself.
+
+It is answered at the base address, where clients that have it from one setting ask, and at `/wado`.
+"""
 
 from __future__ import annotations
 
-from litestar.handlers import BaseRouteHandler
+from typing import Any
 
+from litestar import Request, Response, get
+from litestar.handlers import BaseRouteHandler
+from litestar.response import Stream
+
+from imaging_ai.archive.shelf import shelved
+from imaging_ai.core.instance import StoredInstance
+from imaging_ai.errors import BadParameterError
+from imaging_ai.render.source import Source
+from imaging_ai.serve.dicomweb.media import DICOM, best_of
 from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.rendered import Answering
+from imaging_ai.serve.dicomweb.rendered_offers import IMAGES, category_of, offers_of
+from imaging_ai.serve.dicomweb.rendered_work import Rendering
+from imaging_ai.serve.dicomweb.uri_query import Asked, asked
+from imaging_ai.serve.dicomweb.wire import answer, etag_of, not_modified
 
 __all__ = ["uri_handlers"]
+
+AnyRequest = Request[Any, Any, Any]
 
 
 def uri_handlers(parts: Parts) -> list[BaseRouteHandler]:
     """Return the handlers of these transactions."""
-    return []
+    rendering = Rendering(parts)
+
+    @get(["/", "/wado"], opt={"needs": "read"}, name="retrieve-by-uri")
+    async def retrieve_by_uri(request: AnyRequest) -> Response[Any]:
+        return await rendering.run(lambda: _retrieve(parts, rendering, request))
+
+    return [retrieve_by_uri]
+
+
+def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
+    wanted = asked(request)
+    (stored,) = shelved(parts.database, wanted.study, wanted.series, wanted.instance)[:1]
+    if wanted.dicom:
+        response = _object(parts, request, stored, wanted)
+    else:
+        response = _rendered(rendering, request, stored, wanted)
+    action = "read-instances" if wanted.dicom else "read-rendered"
+    parts.accesses.note(request, action, "instance", stored.sop_instance_uid)
+    return response
+
+
+def _rendered(rendering: Rendering, request: AnyRequest, stored: StoredInstance, wanted: Asked) -> Response[Any]:
+    source = rendering.open(stored)
+    answering = Answering(rendering, request, wanted.wish)
+    if category_of(source) != "image":
+        if wanted.frame_number is not None:
+            raise BadParameterError("frameNumber", "the instance is no image")
+        return answering.text(stored, source, best_of(wanted.ranges, offers_of(source)))
+    media_type = best_of(wanted.ranges, IMAGES)
+    number = _frame_number(source, wanted.frame_number)
+    if media_type == "image/gif" and wanted.frame_number is None and source.frame_count > 1:
+        return answering.moving(stored, source)
+    return answering.frame(stored, source, number, media_type)
+
+
+def _frame_number(source: Source, wanted: int | None) -> int:
+    if wanted is not None and wanted > source.frame_count:
+        raise BadParameterError("frameNumber", f"the instance has {source.frame_count} frames (PS3.18 9.5.2.1)")
+    return wanted or source.representative_frame()
+
+
+def _object(parts: Parts, request: AnyRequest, stored: StoredInstance, wanted: Asked) -> Response[Any]:
+    """Answer with the object itself (9.4)."""
+    etag = etag_of(stored.blob.key, stored.blob.offset, stored.blob.length, wanted.transfer_syntax_uid)
+    headers = {"ETag": etag, "Content-Length": str(stored.blob.length)}
+    if not_modified(request, etag):
+        return answer(request, b"", DICOM, etag=etag)
+    return Stream(parts.archive.store.stream(stored.blob), media_type=DICOM, headers=headers)
