@@ -1,11 +1,11 @@
 """The configuration that OHIF reads at its start, `app-config.js`: this server's DICOMweb on the same origin.
 
-The last lines keep OHIF 3.13 from failing on reports of volumes: it looks for coordinates in every measurement group, a
-group that refers to a segment (TID 1411) has none, and POLYGON (PS3.3 C.18.9.1.2) is not among the shapes it knows.
+What keeps OHIF from failing on some reports is beside this file, in `viewer_reports.js`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,20 +14,8 @@ __all__ = ["app_config"]
 
 _WORK_LIST = "imaging-ai"
 
-_REPORTS_OF_VOLUMES = """
-window.config.customizationService = [{
-  onBeforeSRAddMeasurement: { $set: ({ measurement }) => {
-    if (!measurement.coords.length) measurement.coords.push({});
-    for (const one of measurement.coords) {
-      if (one.ValueType === 'SCOORD3D' && one.GraphicType === 'POLYGON') one.GraphicType = 'POLYLINE';
-    }
-    return measurement;
-  } },
-}];
-"""
 
-
-def app_config(path: str, dicomweb: str, *, upload: bool = True) -> bytes:
+def app_config(path: str, dicomweb: str) -> bytes:
     """Write the configuration of a viewer that lies at `path`, with the DICOMweb service at `dicomweb`."""
     source: dict[str, Any] = {
         "friendlyName": _WORK_LIST,
@@ -39,7 +27,7 @@ def app_config(path: str, dicomweb: str, *, upload: bool = True) -> bytes:
         "supportsFuzzyMatching": False,
         "supportsWildcard": True,
         "supportsReject": False,
-        "dicomUploadEnabled": upload,
+        "dicomUploadEnabled": True,
         "imageRendering": "wadors",
         "thumbnailRendering": "wadors",
         "enableStudyLazyLoad": True,
@@ -52,6 +40,7 @@ def app_config(path: str, dicomweb: str, *, upload: bool = True) -> bytes:
         "routerBasename": path,
         "extensions": [],
         "modes": [],
+        "customizationService": [],
         "showStudyList": True,
         "investigationalUseDialog": {"option": "never"},
         "showLoadingIndicator": True,
@@ -69,4 +58,5 @@ def app_config(path: str, dicomweb: str, *, upload: bool = True) -> bytes:
             }
         ],
     }
-    return b"window.config = " + msgspec.json.format(msgspec.json.encode(config)) + b";" + _REPORTS_OF_VOLUMES.encode()
+    reports = Path(__file__).with_name("viewer_reports.js").read_bytes()
+    return b"window.config = " + msgspec.json.format(msgspec.json.encode(config)) + b";\n" + reports

@@ -1,0 +1,45 @@
+// Reports that OHIF 3.13 fails on, by means of its own configuration.
+(() => {
+  const items = (sequence) => (sequence ? [].concat(sequence) : []);
+  const drawn = (item) =>
+    item.ValueType?.startsWith('SCOORD') || items(item.ContentSequence).some(drawn);
+  const name = (item) => items(item.ConceptNameCodeSequence)[0];
+  const named = (item) => {
+    if (item.ContinuityOfContent) item.ContinuityOfContent = 'SEPARATE';
+    for (const child of items(item.ContentSequence)) {
+      if (item.ValueType === 'NUM' && name(child)?.CodeValue === '121401') { // Derivation: mean, maximum, …
+        name(item).CodeMeaning += `, ${items(child.ConceptCodeSequence)[0]?.CodeMeaning}`;
+      }
+      named(child);
+    }
+  };
+
+  // A measurement report without coordinates (TID 1411 refers to a segment instead) leaves its viewport empty: it is
+  // shown as any other document, as text, each value with its name.
+  window.config.extensions.push({
+    id: 'imaging-ai.reports',
+    preRegistration: ({ servicesManager: { services } }) => {
+      const { displaySetService } = services;
+      displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, ({ displaySetsAdded }) => {
+        for (const report of displaySetsAdded) {
+          if (!report.isImagingMeasurementReport || drawn(report.instance)) continue;
+          report.isImagingMeasurementReport = false;
+          named(report.instance);
+        }
+      });
+    },
+  });
+
+  // Beside coordinates, a group without them is an error, and POLYGON (PS3.3 C.18.9.1.2) is no shape that is known.
+  window.config.customizationService.push({
+    onBeforeSRAddMeasurement: {
+      $set: ({ measurement }) => {
+        if (!measurement.coords.length) measurement.coords.push({});
+        for (const one of measurement.coords) {
+          if (one.ValueType === 'SCOORD3D' && one.GraphicType === 'POLYGON') one.GraphicType = 'POLYLINE';
+        }
+        return measurement;
+      },
+    },
+  });
+})();
