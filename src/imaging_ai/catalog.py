@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from imaging_ai.core.finding import Algorithm, Code, SegmentDescription
+from imaging_ai.core.finding import Algorithm, Code, ResultKind, SegmentDescription
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.matching import Conditions
 from imaging_ai.errors import ConfigError, NotFound
 
-__all__ = ["Catalog", "Limits", "Measurements", "ModelEntry", "RunOptions", "bundle_digest", "read_model"]
+__all__ = ["Catalog", "Limits", "Measurements", "ModelEntry", "Outputs", "RunOptions", "bundle_digest", "read_model"]
 
 TISSUE = Code("85756007", "SCT", "Tissue")
 _CONFIGS = tuple(f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml"))
@@ -76,6 +76,18 @@ class Limits(_Table, frozen=True):
     unit: str | None = None
 
 
+class Outputs(_Table, frozen=True):
+    """Which objects are made of a result; `lines` asks for a second SR with each diameter as a line."""
+
+    kinds: tuple[ResultKind, ...] = ("SEG", "SR")
+    lines: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what would leave nothing, or nothing that says what was found."""
+        if "SR" not in self.kinds:
+            raise ValueError("kinds: SR is missing; it alone says what was looked for and not found")
+
+
 class RunOptions(_Table, frozen=True):
     """How a model is run."""
 
@@ -95,6 +107,7 @@ class _DicomToml(_Table, frozen=True):
     inputs: dict[str, dict[str, Any]] = {}
     segments: tuple[_Segment, ...] = ()
     measurements: Measurements = Measurements()
+    outputs: Outputs = Outputs()
     refuse: Limits = Limits()
     run: RunOptions = RunOptions()
 
@@ -120,6 +133,7 @@ class ModelEntry:
     measurements: Measurements
     refuse: Limits
     run: RunOptions
+    outputs: Outputs
     remarks: tuple[str, ...] = ()
 
     @property
@@ -211,6 +225,7 @@ def read_model(path: Path) -> ModelEntry:
         refuse=described.refuse,
         run=described.run,
         remarks=tuple(_remarks(path, described, metadata)),
+        outputs=described.outputs,
     )
 
 
@@ -330,6 +345,8 @@ def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> lis
         remarks.append(f"no {config or _CONFIGS[0]}: it cannot run")
     if not any(file.suffix in {".pt", ".pth"} for _, file in _files(path)):
         remarks.append("no weights (models/model.pt): it cannot run")
+    if described.outputs.lines and "long_axis" not in described.measurements.report:
+        remarks.append("[outputs] lines are of diameters, and [measurements] report has no long_axis: there are none")
     for segment in described.segments:
         absent = [key for key in ("property_category", "property_type", "color") if getattr(segment, key) is None]
         if absent:

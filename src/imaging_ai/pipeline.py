@@ -28,9 +28,10 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import FindingRow
 from imaging_ai.encode import EncodedObject, Predecessor, check, encode_results
 from imaging_ai.errors import ImagingAiError, NotFound
+from imaging_ai.explain.pictures import key_slices
 from imaging_ai.infer.bundle import LoadedModel
 from imaging_ai.infer.registry import Registry
-from imaging_ai.infer.segment import find
+from imaging_ai.infer.segment import find, probability_map
 from imaging_ai.infer.volume import read_volume
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
@@ -83,11 +84,19 @@ def analyse(
     clock.lap("read")
 
     report(10, Stage.INFER)
-    prediction = model.predict(
-        volumes if model.entry.inputs else first, lambda part: report(10 + int(70 * part), Stage.INFER)
+    wanted = model.entry.outputs
+    answer = model.answer(
+        volumes if model.entry.inputs else first,
+        lambda part: report(10 + int(70 * part), Stage.INFER),
+        probability="PM" in wanted.kinds,
     )
-    findings = find(prediction, first, model.entry, job_uid)
+    findings = find(answer.labels, first, model.entry, job_uid)
+    heat = probability_map(answer.probability, model.entry) if answer.probability is not None else None
     clock.lap("infer")
+
+    heading = f"{model.entry.algorithm.name} {model.entry.version}"
+    pictures = key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else ()
+    clock.lap("explain")
 
     report(80, Stage.ENCODE)
     objects = encode_results(
@@ -96,7 +105,10 @@ def analyse(
         model.entry.algorithm,
         job_uid=job_uid,
         created_at=created_at,
-        kinds=("SEG", "SR", "KO") if reject_superseded else ("SEG", "SR"),
+        kinds={*wanted.kinds, "KO"} if reject_superseded else wanted.kinds,
+        lines=wanted.lines,
+        maps=[heat] if heat else [],
+        pictures=pictures,
         supersedes=supersedes,
         further_sources=others,
     )

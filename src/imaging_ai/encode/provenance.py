@@ -19,11 +19,12 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from imaging_ai import __version__
 from imaging_ai.core.finding import Algorithm, Code, ResultKind
-from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
+from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid, is_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import Predecessor
 from imaging_ai.encode.source import clean, patient_and_study, text
+from imaging_ai.errors import ResultInvalid
 
 __all__ = [
     "Provenance",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _SERIES_OF_KIND = {"SEG": 1, "SR": 2, "PM": 3, "SC": 4, "KO": 5}
+_REFERRED_BY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _FURTHER_SERIES = 10  # and more, where a kind has several series
 _ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
 _PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
@@ -123,7 +125,16 @@ def trace(
     content_qualification: str,
     supersedes: Sequence[Predecessor],
 ) -> Provenance:
-    """Collect what the objects of a job share."""
+    """Collect what the objects of a job share.
+
+    Raises
+    ------
+    ResultInvalid
+        If a source cannot be referred to.
+    """
+    for keyword in _REFERRED_BY:
+        if not all(is_uid(str(header.get(keyword, ""))) for source in sources for header in source.headers):
+            raise ResultInvalid(f"the {keyword} of the source is no UID: nothing can refer to it")
     header = sources[0].headers[0]
     return Provenance(
         job_uid=job_uid,

@@ -15,7 +15,7 @@ import highdicom as hd
 import numpy as np
 from highdicom import sr as hdsr
 from pydicom import Dataset
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
 from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement
 from imaging_ai.encode.iod import module
@@ -177,9 +177,12 @@ def _tree(objects: Sequence[Predecessor]) -> dict[tuple[str, str], list[tuple[st
 
 
 def _evidence(seg: EncodedObject | None, provenance: Provenance) -> list[Dataset]:
-    """Show highdicom what the content refers to, and only that; the whole evidence is written by us, and faster."""
+    """Show highdicom what the content refers to, and only that; the whole evidence is written by us, and faster.
+
+    It knows no private SOP class, and is shown a CT for whatever the source is.
+    """
     ((study, series), instances), *_ = provenance.source_instances().items()
-    shown = [stand_in(study, series, *instances[0])]
+    shown = [stand_in(study, series, CTImageStorage, instances[0][1])]
     if seg:
         shown.append(stand_in(study, seg.series_instance_uid, seg.sop_class_uid, seg.sop_instance_uid))
     return shown

@@ -28,7 +28,9 @@ from imaging_ai.encode.iod import Attribute, mandatory_modules, module
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.rules import invalid, require
 from imaging_ai.encode.source import IDENTITY, patient_and_study, plain, require_valid
-from imaging_ai.encode.validate_seg import PER_FRAME_GROUPS, check_seg
+from imaging_ai.encode.validate_images import check_pm, check_sc
+from imaging_ai.encode.validate_planes import PER_FRAME_GROUPS
+from imaging_ai.encode.validate_seg import check_seg
 from imaging_ai.encode.validate_sr import check_ko, check_sr
 
 __all__ = ["check"]
@@ -37,7 +39,15 @@ _CLASSES: Mapping[ResultKind, str] = {
     "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
     "SR": "1.2.840.10008.5.1.4.1.1.88.34",
     "KO": "1.2.840.10008.5.1.4.1.1.88.59",
+    "PM": "1.2.840.10008.5.1.4.1.1.30",
+    "SC": "1.2.840.10008.5.1.4.1.1.7",
 }
+
+#: Modality where it is not what we call the kind: so no rule takes a picture of a CT for a CT.
+_MODALITY: Mapping[ResultKind, str] = {"PM": "OT", "SC": "OT"}
+
+#: What a kind takes over from its source to the letter, be it valid or not.
+_VERBATIM: Mapping[ResultKind, tuple[str, ...]] = {"PM": (*IDENTITY, "ImageOrientationPatient")}
 
 #: What we want of every object beyond its IOD: IHE AIR, and promise 10.
 _WANTED = (
@@ -93,12 +103,16 @@ def check(obj: EncodedObject, volume: Volume) -> None:
     try:
         with disable_value_validation():  # we judge the values ourselves; pydicom would print them
             ds, end = _read(obj)
-            _check_attributes(ds)
+            _check_attributes(ds, _VERBATIM.get(obj.kind, IDENTITY))
             _check_subject(ds, volume)
             if obj.kind == "SEG":
                 check_seg(ds, obj, volume, end)
             elif obj.kind == "SR":
                 check_sr(ds, obj, volume)
+            elif obj.kind == "PM":
+                check_pm(ds, obj, volume, end)
+            elif obj.kind == "SC":
+                check_sc(ds, volume, obj.data, end)
             else:
                 check_ko(ds, obj)
     except _STUMBLES as error:
@@ -106,7 +120,7 @@ def check(obj: EncodedObject, volume: Volume) -> None:
 
 
 def _read(obj: EncodedObject) -> tuple[Dataset, int]:
-    """Read the object up to what only a SEG has many of; return it, and where the reading ended."""
+    """Read the object up to its frames, or to the pixels of one; return it, and where the reading ended."""
     stream = io.BytesIO(obj.data)
     ds = read_partial(stream, stop_when=_at_the_frames)
     meta = ds.file_meta
@@ -119,7 +133,8 @@ def _read(obj: EncodedObject) -> tuple[Dataset, int]:
         require(ds.get(keyword) == told, keyword, "not what the encoder announced")
         require(meta.get(f"MediaStorage{keyword}") == told, f"MediaStorage{keyword}", "differs from the data set")
     require(ds.SOPClassUID == _CLASSES[obj.kind], "SOPClassUID", f"not the class of a {obj.kind}")
-    require(ds.get("Modality") == obj.kind, "Modality", f"not {obj.kind}")
+    modality = _MODALITY.get(obj.kind, obj.kind)
+    require(ds.get("Modality") == modality, "Modality", f"not {modality}")
     require(ds.get("SeriesInstanceUID") == obj.series_instance_uid, "SeriesInstanceUID", "not what was announced")
     return ds, stream.tell()
 
@@ -128,7 +143,7 @@ def _at_the_frames(tag: BaseTag, vr: str | None, length: int) -> bool:
     return bool(tag >= PER_FRAME_GROUPS)
 
 
-def _check_attributes(ds: Dataset) -> None:
+def _check_attributes(ds: Dataset, verbatim: tuple[str, ...]) -> None:
     """Check presence by the tables of the IOD, and every value by its VR."""
     for name in mandatory_modules(str(ds.SOPClassUID)):
         if name not in _CONTENT:
@@ -143,7 +158,7 @@ def _check_attributes(ds: Dataset) -> None:
         "does not name the model's device",
     )
     for path, element in _elements(ds, ""):
-        _check_element(path, element)
+        _check_element(path, element, verbatim)
 
 
 def _check_module(ds: Dataset, attributes: Mapping[str, Attribute], where: str) -> None:
@@ -179,7 +194,7 @@ def _elements(ds: Dataset, where: str) -> Iterator[tuple[str, DataElement]]:
                 yield from _elements(item, f"{path}[{number}].")
 
 
-def _check_element(path: str, element: DataElement) -> None:
+def _check_element(path: str, element: DataElement, verbatim: tuple[str, ...]) -> None:
     keyword = keyword_for_tag(element.tag)
     require(bool(keyword), path, "not an attribute of the standard")
     require(element.VR in dictionary_VR(element.tag), path, f"has the value representation {element.VR}")
@@ -188,7 +203,7 @@ def _check_element(path: str, element: DataElement) -> None:
             for item in element.value:
                 _check_code(path, item)
         return
-    if keyword in IDENTITY:
+    if keyword in verbatim:
         return
     value = plain(element.value)
     for each in value if isinstance(value, list) else [value]:

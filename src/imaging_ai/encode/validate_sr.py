@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from pydicom import Dataset
 
 from imaging_ai.core.volume import Volume
@@ -21,8 +22,10 @@ _VALUE_OF: Mapping[str, str] = {
     "UIDREF": "UID",
     "IMAGE": "ReferencedSOPSequence",
     "COMPOSITE": "ReferencedSOPSequence",
+    "SCOORD3D": "GraphicData",
     "CONTAINER": "ContinuityOfContent",
 }
+_OF_A_VOXEL = 0.05
 _RELATIONSHIPS = frozenset({"CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES", "INFERRED FROM"})
 
 # concepts (DCM unless said otherwise) that TID 1500, 1411, 1501, 4019 and 2010 require
@@ -62,6 +65,8 @@ def check_sr(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
     series = {str(header.SeriesInstanceUID) for header in volume.headers}
     for number, group in enumerate(groups, 1):
         _check_group(group, f"Measurement Group {number}", series)
+        for line, item in _lines(group):
+            _check_line(line, float(item.MeasuredValueSequence[0].NumericValue), f"Measurement Group {number}", volume)
     sources = {str(header.SOPInstanceUID) for header in volume.headers}
     evidence = _listed(ds, "CurrentRequestedProcedureEvidenceSequence")
     require(sources <= evidence, "CurrentRequestedProcedureEvidenceSequence", "does not list every source instance")
@@ -133,6 +138,34 @@ def _check_group(group: Dataset, path: str, series: set[str]) -> None:
         said = [item for item in group.ContentSequence if item.ValueType in ("NUM", "CODE")]
         known = ("121071", "276214006", "363698007", "111000")  # finding, its category and site, algorithm family
         require(any(_concept(item) not in known for item in said), path, "says nothing of its finding")
+
+
+def _lines(group: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
+    """Yield the coordinates in a group with the number that is inferred from them."""
+    for item in group.ContentSequence:
+        for child in item.get("ContentSequence") or []:
+            if child.ValueType == "SCOORD3D":
+                require(item.ValueType == "NUM", "ContentSequence", "coordinates of what is no number")
+                yield child, item
+
+
+def _check_line(line: Dataset, length: float, path: str, volume: Volume) -> None:
+    """Check that a line lies in one plane of the source, and is as long as its number says."""
+    require(line.get("GraphicType") == "POLYLINE", f"{path} GraphicType", "not POLYLINE")
+    frame_of_reference = volume.grid.frame_of_reference_uid
+    uid = line.get("ReferencedFrameOfReferenceUID")
+    require(uid == frame_of_reference, f"{path} ReferencedFrameOfReferenceUID", "not the source's")
+    require(len(line.GraphicData) == 6, f"{path} GraphicData", "not two points")
+    ends = np.asarray(line.GraphicData, float).reshape(2, 3)
+    columns, rows, slices = np.linalg.inv(volume.grid.affine)[:3] @ np.vstack([ends.T, np.ones(2)])
+    grid = volume.grid
+    on_one = abs(slices - round(slices[0])).max() < _OF_A_VOXEL and 0 <= round(slices[0]) < grid.slices
+    inside = all(
+        places.min() >= -1 and places.max() <= size for places, size in ((columns, grid.columns), (rows, grid.rows))
+    )
+    require(bool(on_one and inside), f"{path} GraphicData", "does not lie on a plane of the source")
+    same = math.isclose(float(np.linalg.norm(ends[0] - ends[1])), length, rel_tol=1e-3, abs_tol=1e-3)
+    require(same, f"{path} NumericValue", "is not the length of its line")
 
 
 def _items(ds: Dataset, path: str) -> Iterator[tuple[str, Dataset]]:

@@ -29,11 +29,12 @@ from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory
 from imaging_ai.infer.expressions import GLOBALS, Allowed
 from imaging_ai.infer.limits import check_limits
+from imaging_ai.infer.postprocessing import Answer, Postprocessing
 from imaging_ai.infer.settings import InferenceConfig, read_config
-from imaging_ai.infer.tensors import Prediction, image_tensor, labels_on, plane_tensor, resampled_onto
+from imaging_ai.infer.tensors import Prediction, image_tensor, plane_tensor, resampled_onto
 from imaging_ai.infer.windows import Windows, is_out_of_memory
 
-__all__ = ["LoadedModel", "Prediction", "load_bundle"]
+__all__ = ["Answer", "LoadedModel", "Prediction", "load_bundle"]
 
 _CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 
@@ -47,7 +48,7 @@ class LoadedModel:
         self.notes = config.notes
         self._image_keys = config.image_keys
         self._before = parser.get_parsed_content("preprocessing")
-        self._after = parser.get_parsed_content("postprocessing")
+        self._after = Postprocessing(parser.get_parsed_content("postprocessing"), entry.segment_values)
         self.network: torch.nn.Module = _network(parser, Path(parser.get_parsed_content("weights")), entry, device)
         self.peak_bytes = 0
         inferer = parser.get_parsed_content("inferer")
@@ -63,12 +64,22 @@ class LoadedModel:
     def predict(
         self, volumes: Volume | Mapping[str, Volume], progress: Callable[[float], None] = lambda _: None
     ) -> Prediction:
+        """Run the model and return its labels; as `answer`."""
+        return self.answer(volumes, progress).labels
+
+    def answer(
+        self,
+        volumes: Volume | Mapping[str, Volume],
+        progress: Callable[[float], None] = lambda _: None,
+        *,
+        probability: bool = False,
+    ) -> Answer:
         """Run the model; `progress` is told the part that is done, from 0 to 1.
 
         Returns
         -------
         A label map ``(slices, rows, columns)`` of the first volume's grid, or, where channels overlap, booleans
-        ``(channels, slices, rows, columns)``.
+        ``(channels, slices, rows, columns)``; with `probability`, also that of any segment.
 
         Raises
         ------
@@ -84,7 +95,7 @@ class LoadedModel:
             check_limits(volume, self.entry)
         try:
             with torch.inference_mode(), self._precision(), self._measured():
-                return self._predict(named, progress)
+                return self._predict(named, progress, probability)
         except ImagingAiError:  # ours, or raised by `progress` to stop the run
             raise
         except Exception as error:  # the edge to the model: transforms and layers may raise anything
@@ -103,18 +114,18 @@ class LoadedModel:
             raise ModelFailed(f"{self.entry.name} needs the series {', '.join(absent)}")
         return {name: volumes[name] for name in wanted}
 
-    def _predict(self, named: dict[str, Volume], progress: Callable[[float], None]) -> Prediction:
+    def _predict(self, named: dict[str, Volume], progress: Callable[[float], None], probability: bool) -> Answer:
         torch.manual_seed(0)
         images = [image_tensor(volume) for volume in named.values()]
         source = images[0]
         images = [source, *(resampled_onto(image, source) for image in images[1:])]
         if not self._planar:
-            return self._run(self._keyed(images), source, progress)
-        return self._by_slices(images, progress)
+            return self._run(self._keyed(images), source, progress, probability)
+        return self._by_slices(images, progress, probability)
 
-    def _by_slices(self, images: list[MetaTensor], progress: Callable[[float], None]) -> Prediction:
+    def _by_slices(self, images: list[MetaTensor], progress: Callable[[float], None], probability: bool) -> Answer:
         """Run a network of two dimensions on each slice."""
-        planes: list[NDArray[Any]] = []
+        planes: list[Answer] = []
         count = images[0].shape[2]
         for k in range(count):
             flat = [plane_tensor(image, k) for image in images]
@@ -123,8 +134,10 @@ class LoadedModel:
             def part_of_all(part: float, start: float = start) -> None:
                 progress(start + part / count)
 
-            planes.append(self._run(self._keyed(flat), flat[0], part_of_all))
-        return np.stack(planes, axis=-3)
+            planes.append(self._run(self._keyed(flat), flat[0], part_of_all, probability))
+        chances = [plane.probability for plane in planes if plane.probability is not None]
+        labels: NDArray[Any] = np.stack([plane.labels for plane in planes], axis=-3)
+        return Answer(labels, np.stack(chances) if probability else None)
 
     def _keyed(self, images: list[MetaTensor]) -> dict[str, MetaTensor]:
         """Give the images the names that the bundle loads them by; one name for several means channels."""
@@ -136,7 +149,9 @@ class LoadedModel:
             return {self._image_keys[0]: channels}
         raise ModelFailed(f"{self.entry.name} loads {len(self._image_keys)} images, and {len(images)} were given")
 
-    def _run(self, data: dict[str, Any], source: MetaTensor, progress: Callable[[float], None]) -> Prediction:
+    def _run(
+        self, data: dict[str, Any], source: MetaTensor, progress: Callable[[float], None], probability: bool
+    ) -> Answer:
         data = self._before(data)
         image = data.get("image", data.get(self._image_keys[0])) if isinstance(data, dict) else None
         if not isinstance(image, torch.Tensor):
@@ -150,9 +165,9 @@ class LoadedModel:
         self._check(answer, inputs)
         meta = image.meta if isinstance(image, MetaTensor) else source.meta
         data["pred"] = MetaTensor(answer, meta=copy.deepcopy(meta), applied_operations=[])
-        labels = labels_on(self._after(data)["pred"], source)
+        found = self._after(data, source, probability=probability)
         progress(1.0)
-        return labels
+        return found
 
     def _check(self, answer: torch.Tensor, inputs: torch.Tensor) -> None:
         if not bool(torch.isfinite(answer).all()):

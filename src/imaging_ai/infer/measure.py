@@ -72,7 +72,7 @@ def measure(mask: NDArray[np.bool_], box: _Box, volume: Volume, report: Sequence
                 found.append(_intensity(shown, _PEAK, _peak(mask, box, volume), unit))
     if "long_axis" in report:
         length, ends = _longest(part, volume.grid.spacing[1:])
-        first, second = volume.grid.to_patient(ends + [side.start for side in box]).tolist()
+        first, second = volume.grid.to_patient(ends + [side.start or 0 for side in box]).tolist()
         found.append(Measurement(_LONG_AXIS, length, _MILLIMETRE, ends=(tuple(first), tuple(second))))
     return tuple(found)
 

@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from imaging_ai.catalog import ModelEntry
-from imaging_ai.core.finding import Finding, SegmentDescription
+from imaging_ai.core.finding import Code, Finding, ParametricMap, SegmentDescription
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.measure import measure
 
-__all__ = ["find"]
+__all__ = ["find", "probability_map"]
+
+_PROBABILITY = Code("110854", "DCM", "Fractional Probabilistic Segmentation")
+_NO_UNIT = Code("1", "UCUM", "no units")
+_TO_BE_SEEN = 0.01
 
 _Box = tuple[slice, ...]
 _EMPTY: _Box = (slice(0, 0), slice(0, 0), slice(0, 0))
@@ -60,6 +64,25 @@ def find(
                 )
             )
     return tuple(findings)
+
+
+def probability_map(probability: NDArray[np.float32], entry: ModelEntry) -> ParametricMap | None:
+    """Describe the probability that a voxel belongs to a segment; None where it is below one in a hundred throughout.
+
+    Nothing is taken out of it that a finding lacks (small pieces, those beyond the largest): it is what the model said.
+    """
+    if probability.max(initial=0) < _TO_BE_SEEN:
+        return None
+    labels = " or ".join(segment.label for segment in entry.segments)
+    return ParametricMap(
+        name="probability",
+        values=probability,
+        limits=(0.0, 1.0),
+        quantity=_PROBABILITY,
+        unit=_NO_UNIT,
+        description=f"Probability of {labels}"[:64],
+        derivation=f"Probability by the network of {entry.algorithm.name} {entry.version} that a voxel is of: {labels}",
+    )
 
 
 def _segments(

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 
-__all__ = ["Prediction", "image_tensor", "labels_on", "plane_tensor", "resampled_onto"]
+__all__ = ["Prediction", "image_tensor", "labels_on", "plane_tensor", "probability_on", "resampled_onto"]
 
 Prediction = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: Grids are the same when no corner moves by more than this part of the smallest spacing.
 _SAME_GRID = 0.05
+#: Probabilities leave 0 to 1 by this much when they are interpolated.
+_ROUNDING = 1e-3
 
 
 def image_tensor(volume: Volume) -> MetaTensor:
@@ -70,10 +72,41 @@ def labels_on(
     ModelFailed
         If it is on another grid, or its values are no labels.
     """
+    array = _on_grid(prediction, source, "nearest")
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if low < 0 or high > 65535 or not np.array_equal(array, np.rint(array)):
+        raise ModelFailed("the answer is not labels: the postprocessing lacks AsDiscreted")
+    if len(array) == 1:
+        return np.asarray(array[0], dtype=np.uint8) if high < 256 else np.asarray(array[0], dtype=np.uint16)
+    if high > 1:
+        raise ModelFailed(f"the answer has {len(array)} channels with values up to {high:g}, not 0 and 1")
+    return np.asarray(array, dtype=np.bool_)
+
+
+def probability_on(prediction: torch.Tensor, source: MetaTensor) -> NDArray[np.float32]:
+    """Return one channel of probabilities ``[1, x, y, z]`` on the grid of `source`, ``[slice, row, column]``.
+
+    Raises
+    ------
+    ModelFailed
+        If it is on another grid, or its values are no probabilities.
+    """
+    array = _on_grid(prediction, source, "bilinear")[0]
+    low, high = float(array.min(initial=0)), float(array.max(initial=0))
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise ModelFailed(
+            f"the answer before AsDiscreted goes from {low:g} to {high:g} and is no probability: the postprocessing "
+            "lacks Activationsd, without which there is no PM"
+        )
+    return np.asarray(np.clip(array, 0, 1, out=array), dtype=np.float32)
+
+
+def _on_grid(prediction: torch.Tensor, source: MetaTensor, mode: str) -> NDArray[Any]:
+    """Return ``[channel, x, y, z]`` as ``[channel, slice, row, column]`` of the grid of `source`, as a new array."""
     spatial = tuple(source.shape[: prediction.ndim - 1])
     if isinstance(prediction, MetaTensor) and prediction.ndim == 4:
         there = _same_grid(prediction.affine, prediction.shape[1:], source.affine, spatial)
-        prediction = prediction if there else _resample(prediction, source.affine, spatial, "nearest")
+        prediction = prediction if there else _resample(prediction, source.affine, spatial, mode)
     if tuple(prediction.shape[1:]) != spatial:
         raise ModelFailed(
             f"the answer has the shape {tuple(prediction.shape[1:])} and the image {spatial}: "
@@ -84,14 +117,7 @@ def labels_on(
     array: NDArray[Any] = np.ascontiguousarray(values.numpy().transpose(0, *range(values.ndim - 1, 0, -1)))
     if not np.isfinite(array).all():
         raise ModelFailed("the answer has values that are not numbers")
-    low, high = float(array.min(initial=0)), float(array.max(initial=0))
-    if low < 0 or high > 65535 or not np.array_equal(array, np.rint(array)):
-        raise ModelFailed("the answer is not labels: the postprocessing lacks AsDiscreted")
-    if len(array) == 1:
-        return np.asarray(array[0], dtype=np.uint8) if high < 256 else np.asarray(array[0], dtype=np.uint16)
-    if high > 1:
-        raise ModelFailed(f"the answer has {len(array)} channels with values up to {high:g}, not 0 and 1")
-    return np.asarray(array, dtype=np.bool_)
+    return array
 
 
 def _resample(image: MetaTensor, affine: torch.Tensor, shape: tuple[int, ...], mode: str) -> torch.Tensor:
