@@ -74,6 +74,7 @@ def open_web(folder: Path) -> Iterator[Web]:
     with TestClient(make_app(database, ledger, dicomweb=parts), raise_server_exceptions=False) as client:
         client.headers["host"] = "localhost:8080"
         yield Web(client, archive, accesses)
+    accesses.flush()
     archive.close()
     database.dispose()
 

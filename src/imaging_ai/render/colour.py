@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imaging_ai.errors import NotAcceptable
-from imaging_ai.render.elements import count, items, number, numbers
+from imaging_ai.render.elements import count, items, number, numbers, text
 from imaging_ai.render.source import Source
 
-__all__ = ["labelmap_rgb", "palette_rgb", "rgb_of", "srgb_of_lab"]
+__all__ = ["has_supplemental_palette", "labelmap_rgb", "palette_rgb", "rgb_of", "srgb_of_lab", "supplemented"]
 
 _MAX_ENTRIES = 1 << 16
 _NAMES = ("Red", "Green", "Blue")
+_FRAME_TYPES = ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence")
 _GOLDEN = 0.61803398875
 
 Rgb = NDArray[np.uint8]
@@ -60,6 +61,32 @@ def palette_rgb(source: Source, frame: NDArray[Any]) -> Rgb:
     signed = bool(number(source.elements, "PixelRepresentation"))
     channels = [_channel(source, name, frame, signed=signed) for name in _NAMES]
     return np.stack(channels, axis=-1)
+
+
+def supplemented(source: Source, frame: NDArray[Any], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return gray levels with values from the first that the palette maps in its colours (PS3.3 C.7.6.19)."""
+    coloured = frame >= _first_mapped(source)
+    if not coloured.any():
+        return levels
+    gray = np.repeat(levels[..., np.newaxis], 3, axis=-1)
+    return np.where(coloured[..., np.newaxis], palette_rgb(source, frame), gray)
+
+
+def has_supplemental_palette(source: Source, frame_number: int) -> bool:
+    """Say whether a grayscale frame is to have colours too, by its Pixel Presentation or that of the instance."""
+    if not numbers(source.elements, "RedPaletteColorLookupTableDescriptor"):
+        return False
+    own = items(source.elements, "PerFrameFunctionalGroupsSequence")[frame_number - 1 : frame_number]
+    groups = [*own, *items(source.elements, "SharedFunctionalGroupsSequence")[:1]]
+    types = [item for group in groups for name in _FRAME_TYPES for item in items(group, name)]
+    found = [text(item, "PixelPresentation") for item in [*types, source.elements]]
+    return next(filter(None, found), "") in ("COLOR", "MIXED")
+
+
+def _first_mapped(source: Source) -> int:
+    _, first, _ = numbers(source.elements, "RedPaletteColorLookupTableDescriptor")
+    signed = bool(number(source.elements, "PixelRepresentation"))
+    return int(first) - (1 << 16) if signed and first >= 1 << 15 else int(first)
 
 
 def _channel(source: Source, name: str, frame: NDArray[Any], *, signed: bool) -> NDArray[np.uint8]:

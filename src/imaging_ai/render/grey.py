@@ -35,7 +35,7 @@ class Window:
 
     def shades(self, values: Values) -> Values:
         """Return how bright values are, from 0 to 1."""
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             if self.function == "sigmoid":
                 return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
             if self.function == "linear-exact":

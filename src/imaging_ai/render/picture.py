@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imaging_ai.errors import BadParameterError, InputError, NotAcceptable, NotFound, TooLarge
 from imaging_ai.render.annotation import annotate
-from imaging_ai.render.colour import labelmap_rgb, palette_rgb, rgb_of
+from imaging_ai.render.colour import has_supplemental_palette, labelmap_rgb, palette_rgb, rgb_of, supplemented
 from imaging_ai.render.elements import count, number, numbers, text
 from imaging_ai.render.grey import Grayscale, Rescale, Window
 from imaging_ai.render.source import Source
@@ -74,7 +74,9 @@ def _levels(
     if interpretation == "PALETTE COLOR" and frame.ndim == 2:
         return palette_rgb(source, frame[part])
     if frame.ndim == 2:
-        return grayscale_of(source, frame_number, frame, window).levels(frame[part])
+        levels = grayscale_of(source, frame_number, frame, window).levels(frame[part])
+        supplemental = has_supplemental_palette(source, frame_number)
+        return supplemented(source, frame[part], levels) if supplemental else levels
     return rgb_of(frame[part], interpretation, count(source.elements, "BitsStored", 8))
 
 
