@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -145,6 +145,8 @@ def breaking_peer(after_bytes: int, *, stalls: bool = False) -> Iterator[int]:
                     _relay(front, back, after_bytes)
                     if stalls:
                         stop.wait(30)
+                    with suppress(OSError):  # a thread that still reads would keep it open
+                        back.shutdown(socket.SHUT_RDWR)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
