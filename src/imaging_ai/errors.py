@@ -10,12 +10,14 @@ the HTTP status a web client gets (RFC 9457 problem document), and whether tryin
     │   ├── NotDicom              cannot be understood as a DICOM instance
     │   ├── DatasetMismatch       data set and command (or path) disagree
     │   ├── UnsupportedSopClass   a SOP class or transfer syntax that is not accepted here
+    │   │   └── UnsupportedTransferSyntax
     │   ├── TooLarge              over a configured limit
     │   ├── InstanceConflict      same SOP Instance UID, other content, and the policy keeps the first
     │   ├── BadParameterError     a parameter of a request has a value that cannot be taken; names it
     │   ├── NotAcceptable         no media type or transfer syntax that is wanted can be given
     │   ├── UnsupportedMediaType  a body of a kind that is not taken here
     │   ├── RangeNotSatisfiable   a range past the end of what there is
+    │   ├── TooSlow               a body that does not come
     │   ├── NotFound              the named thing does not exist
     │   │   └── Gone              it existed and was deleted
     │   └── WrongState            the named thing is in no state for what was asked
@@ -63,9 +65,11 @@ __all__ = [
     "SeriesRefused",
     "StorageUnavailable",
     "TooLarge",
+    "TooSlow",
     "UnavailableError",
     "UnsupportedMediaType",
     "UnsupportedSopClass",
+    "UnsupportedTransferSyntax",
     "WrongState",
 ]
 
@@ -121,6 +125,13 @@ class UnsupportedSopClass(InputError):
     code = "unsupported-sop-class"
     dimse_status = 0x0122
     http_status = 409
+
+
+class UnsupportedTransferSyntax(UnsupportedSopClass):
+    """Raised when the transfer syntax of an instance is not accepted here."""
+
+    code = "unsupported-transfer-syntax"
+    dimse_status = 0xC122  # PS3.18 table I.2-2
 
 
 class TooLarge(InputError):
@@ -185,6 +196,13 @@ class RangeNotSatisfiable(InputError):
 
     code = "range-not-satisfiable"
     http_status = 416
+
+
+class TooSlow(InputError):
+    """Raised when a peer does not send what it announced."""
+
+    code = "too-slow"
+    http_status = 408
 
 
 class WrongState(InputError):

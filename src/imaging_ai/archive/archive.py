@@ -100,7 +100,7 @@ class Archive:
         arrival = Arrival(header, self.stage(writer), visit or Visit(source, origin_address, door))
         try:
             self._group.run(arrival)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again below
             arrival.error = error
         kept = self._kept(arrival)
         self._settle()

@@ -11,6 +11,7 @@ from types import MappingProxyType
 __all__ = [
     "BIG_ENDIAN",
     "DEFLATED",
+    "EXPLICIT_LITTLE_ENDIAN",
     "IMPLICIT_LITTLE_ENDIAN",
     "STORAGE_SOP_CLASSES",
     "TRANSFER_SYNTAXES",
@@ -22,6 +23,7 @@ __all__ = [
 VERIFICATION = "1.2.840.10008.1.1"
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 #: Transfer syntaxes whose whole data set is one raw deflate stream (PS3.5 A.5).

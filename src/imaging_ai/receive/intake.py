@@ -6,13 +6,13 @@ The file that is stored is preamble, File Meta Information and the data set exac
 from __future__ import annotations
 
 import logging
-import struct
 from dataclasses import dataclass
 
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive, Kept, Visit
 from imaging_ai.archive.blobs import BlobWriter
-from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
+from imaging_ai.archive.file_meta import file_meta
+from imaging_ai.core.identity import is_uid
 from imaging_ai.errors import DatasetMismatch, ImagingAiError, NotDicom, TooLarge, UnsupportedSopClass
 from imaging_ai.metrics import INSTANCES_RECEIVED, RECEIVED_BYTES
 from imaging_ai.receive.command import Command
@@ -52,7 +52,9 @@ class Incoming:
         try:
             self._check_command()
             self._writer = archive.begin()
-            self._writer.write(_file_meta(context, command, visit.source))
+            self._writer.write(
+                file_meta(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax_uid, visit.source)
+            )
         except ImagingAiError as error:
             self._fail(error)
 
@@ -123,31 +125,3 @@ class Incoming:
     def _fail(self, error: ImagingAiError) -> None:
         self._failure = error
         self.discard()
-
-
-def _file_meta(context: AcceptedContext, command: Command, source: str) -> bytes:
-    """Write preamble, prefix and File Meta Information (PS3.10 7.1)."""
-    elements = b"".join(
-        (
-            b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\x01",
-            _uid(0x0002, command.sop_class_uid),
-            _uid(0x0003, command.sop_instance_uid),
-            _uid(0x0010, context.transfer_syntax_uid),
-            _uid(0x0012, IMPLEMENTATION_CLASS_UID),
-            _text(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-            _text(0x0016, b"AE", source),
-        )
-    )
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
-
-
-def _uid(element: int, uid: str) -> bytes:
-    value = uid.encode("ascii")
-    value += b"\0" * (len(value) % 2)
-    return struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
-
-
-def _text(element: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("ascii", "replace")
-    value += b" " * (len(value) % 2)
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.describer import Describer
@@ -21,6 +22,7 @@ class Limits:
     """What one request may ask for."""
 
     object_bytes: int = 4 << 30  # one part of a STOW request
+    request_bytes: int = 64 << 30  # a STOW request
     request_parts: int = 20_000
     metadata_bytes: int = 64 << 20  # a dicom+json or dicom+xml body
     results: int = 1_000  # of one page of a search
@@ -43,3 +45,4 @@ class Parts:
     sop_classes: frozenset[str] = frozenset()  # further storage SOP classes that are taken (settings)
     unknown_sop_classes: bool = False
     limits: Limits = field(default_factory=Limits)
+    spool_folder: Path | None = None  # for bulk data that comes before its instance is made; None: the system's

@@ -51,7 +51,8 @@ def safe(data: bytes) -> bool:
     """Whether data holds no delimiter of its own (RFC 2046 forbids that)."""
     text = b"\r\n" + data + b"\r\n"
     return all(
-        not text[at + 5 :].lstrip(b" \t").startswith((b"\r\n", b"--")) or text[at + 5 : at + 6] == b"-" != text[at + 6 : at + 7]
+        not text[at + 5 :].lstrip(b" \t").startswith((b"\r\n", b"--"))
+        or text[at + 5 : at + 6] == b"-" != text[at + 6 : at + 7]
         for at in range(len(text))
         if text.startswith(b"\r\n--b", at)
     )
