@@ -18,7 +18,7 @@ from litestar.response import Stream
 
 from imaging_ai.errors import BadParameterError
 
-__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "takes_gzip", "uid", "warning"]
+__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "takes", "takes_gzip", "uid", "warning"]
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -90,9 +90,14 @@ def answer(
 
 def takes_gzip(request: AnyRequest) -> bool:
     """Say whether the client takes a body compressed with gzip (RFC 9110 12.5.3)."""
+    return takes(request, "gzip", "x-gzip", "*")
+
+
+def takes(request: AnyRequest, *names: str) -> bool:
+    """Say whether the client takes a body in a content coding of one of these names."""
     for item in request.headers.get("accept-encoding", "").lower().split(","):
         coding, _, weight = item.partition(";")
-        if coding.strip() in ("gzip", "x-gzip", "*"):
+        if coding.strip() in names:
             return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     return False
 

@@ -1,0 +1,156 @@
+"""Instances as readers get them: looked up by place, with the layout of their bytes, without parsing any DICOM.
+
+What is remembered in a process is only what a blob of immutable bytes determines; which blob an instance has now is
+asked of the index every time, so that a deletion or a replacement is seen by the next reader.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Row, TextClause, bindparam, text
+
+from imaging_ai.archive.blobs import BlobStore
+from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.layout import Layout, layout_of
+from imaging_ai.archive.shelf import shelved
+from imaging_ai.archive.transcode import Source
+from imaging_ai.core.blob import BlobRef
+from imaging_ai.core.instance import StoredInstance
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import NotFound
+
+__all__ = ["Listed", "Retriever"]
+
+_REMEMBERED_BYTES = 32 << 20
+
+_COLUMNS = """
+SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset,
+       i.blob_length, series.series_instance_uid, study.study_instance_uid
+FROM {first}
+WHERE {where}
+"""
+_ONE = text(
+    _COLUMNS.format(
+        first="instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id",
+        where="i.sop_instance_uid = :instance",
+    )
+)
+
+
+def _listing(where: str) -> TextClause:
+    first = "study JOIN series ON series.study_id = study.id JOIN instance i ON i.series_id = series.id"
+    order = "ORDER BY series.series_number, series.id, i.instance_number, i.sop_instance_uid"
+    return text(_COLUMNS.format(first=first, where=f"study.study_instance_uid = :study {where}") + order)
+
+
+_STUDY = _listing("")
+_SERIES = _listing("AND series.series_instance_uid = :series")
+_DOCUMENTS = text("SELECT instance_id, metadata_json FROM instance_document WHERE instance_id IN :ids").bindparams(
+    bindparam("ids", expanding=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An instance of the index, and the number of its row."""
+
+    id: int
+    instance: StoredInstance
+
+
+class Retriever:
+    """Looks instances up, and remembers their layouts up to `_REMEMBERED_BYTES`."""
+
+    def __init__(self, database: Database, store: BlobStore, describer: Describer) -> None:
+        self._database, self.store, self._describer = database, store, describer
+        self._lock = threading.Lock()
+        self._layouts: OrderedDict[tuple[int, BlobRef], Layout] = OrderedDict()
+        self._weight = 0
+
+    def listed(self, study: str, series: str | None = None, instance: str | None = None) -> tuple[Listed, ...]:
+        """Return the instances at a place, by series number, then instance number.
+
+        Raises
+        ------
+        NotFound
+            If there are none; `Gone` if they were deleted.
+        """
+        with self._database.read() as session:
+            connection = session.connection()
+            if instance is not None:
+                rows = connection.execute(_ONE, {"instance": instance}).all()
+                rows = [row for row in rows if (row.study_instance_uid, row.series_instance_uid) == (study, series)]
+            elif series is not None:
+                rows = connection.execute(_SERIES, {"study": study, "series": series}).all()
+            else:
+                rows = connection.execute(_STUDY, {"study": study}).all()
+        if not rows:
+            shelved(self._database, study, series, instance)  # says whether it was ever here
+            raise NotFound("no such instances are held here")
+        return tuple(_listed(row) for row in rows)
+
+    def one(self, study: str, series: str, instance: str) -> Listed:
+        """Return one instance. Raises `NotFound` or `Gone`."""
+        return self.listed(study, series, instance)[0]
+
+    def layout(self, listed: Listed) -> Layout:
+        """Return the layout of an instance. Raises `NotFound` when it has left the index meanwhile."""
+        key = (listed.id, listed.instance.blob)
+        with self._lock:
+            if (known := self._layouts.get(key)) is not None:
+                self._layouts.move_to_end(key)
+                return known
+        layout = layout_of(self._describer.document_of(listed.instance))
+        with self._lock:
+            if key not in self._layouts:
+                self._weight += layout.weight
+            self._layouts[key] = layout
+            while self._weight > _REMEMBERED_BYTES:
+                _, forgotten = self._layouts.popitem(last=False)
+                self._weight -= forgotten.weight
+        return layout
+
+    def source(self, listed: Listed) -> Source:
+        """Return an instance as a transcoder takes it."""
+        one = listed.instance
+        read = partial(self.store.read, one.blob)
+        return Source(one.sop_class_uid, one.sop_instance_uid, read, one.blob.length, self.layout(listed))
+
+    def documents(self, listed: Sequence[Listed]) -> Iterator[tuple[StoredInstance, bytes]]:
+        """Give the DICOM JSON of instances in their order, BulkDataURIs relative to their series.
+
+        One that has left the index meanwhile is left out.
+        """
+        with self._database.read() as session:
+            rows = session.connection().execute(_DOCUMENTS, {"ids": [one.id for one in listed]}).all()
+        packed = dict(tuple(row) for row in rows)
+        for one in listed:
+            if one.id in packed:
+                yield one.instance, zlib.decompress(packed[one.id])
+                continue
+            try:
+                yield one.instance, self._describer.document_of(one.instance).json
+            except NotFound:
+                continue
+
+
+def _listed(row: Row[tuple[object, ...]]) -> Listed:
+    blob = BlobRef(row.blob_key, row.blob_offset, row.blob_length)
+    return Listed(
+        row.id,
+        StoredInstance(
+            row.sop_instance_uid,
+            row.sop_class_uid,
+            row.transfer_syntax_uid,
+            row.study_instance_uid,
+            row.series_instance_uid,
+            row.instance_number,
+            blob,
+        ),
+    )

@@ -1,0 +1,35 @@
+"""A range of bytes of a value (RFC 9110 14), as bulk data is asked for in pieces."""
+
+from __future__ import annotations
+
+import re
+
+from imaging_ai.errors import RangeNotSatisfiable
+
+__all__ = ["byte_range"]
+
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z", re.IGNORECASE)
+
+
+def byte_range(header: str, length: int) -> tuple[int, int] | None:
+    """Return first and last byte that a Range header asks for.
+
+    None means the whole: without a header, of another unit or form, or of several ranges, which a server may ignore.
+
+    Raises
+    ------
+    RangeNotSatisfiable
+        If it begins past the end.
+    """
+    match = _RANGE.match(header.strip())
+    if match is None or match.group(1, 2) == ("", ""):
+        return None
+    if not match[1]:
+        first, last = max(length - int(match[2]), 0), length - 1
+    else:
+        first, last = int(match[1]), min(int(match[2] or length - 1), length - 1)
+        if match[2] and int(match[2]) < int(match[1]):
+            return None  # no range at all (14.1.1)
+    if first > last:
+        raise RangeNotSatisfiable(f"the value has {length} bytes")
+    return first, last

@@ -1,0 +1,145 @@
+"""Retrieving studies, series and instances as application/dicom (PS3.18 10.4.1.1.1 to 10.4.1.1.3).
+
+Instances stream from storage as they are, or transcoded frame by frame, one at a time: memory does not grow with what
+is asked for, nor with the patience of who asks. What cannot be given in any accepted transfer syntax is left out, and
+the answer is then 206 (10.4.3.1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from litestar import Response
+from litestar.response import Stream
+
+from imaging_ai.archive.retrieve import Listed, Retriever
+from imaging_ai.archive.transcode import refusal, transcoded
+from imaging_ai.errors import InputError, NotAcceptable, NotFound
+from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, accepted
+from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
+from imaging_ai.serve.dicomweb.wire import Part, multipart, warning
+
+__all__ = ["answer_instances"]
+
+_log = logging.getLogger(__name__)
+_PIECE = 1 << 20
+_AHEAD = 8 << 20  # up to here an instance is transcoded before anything of it is sent
+
+#: Video: what is stored is all there is (8.7.3.3: only in lossy compressed form).
+_VIDEO = "1.2.840.10008.1.2.4.10"
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An instance, and the transfer syntax it is given in."""
+
+    listed: Listed
+    transfer_syntax: str
+
+    @property
+    def as_stored(self) -> bool:
+        return self.transfer_syntax == self.listed.instance.transfer_syntax_uid
+
+
+def answer_instances(
+    retriever: Retriever, request: AnyRequest, listed: Sequence[Listed], *, single: bool
+) -> Response[bytes] | Stream:
+    """Answer with instances; `single`: it is one, which may come without parts.
+
+    Raises
+    ------
+    NotAcceptable
+        If none of them can be given as the client accepts it.
+    """
+    forms = dicom_forms(accepted(request), single=single)
+    if not forms:
+        alone = ", application/dicom" if single else ""
+        raise NotAcceptable(f'instances can be had as multipart/related; type="application/dicom"{alone}')
+    forms = [form for form in forms if form.multipart == forms[0].multipart]
+    reasons: set[str] = set()
+    given = [one for each in listed if (one := _choose(retriever, each, forms, reasons))]
+    if not given:
+        raise NotAcceptable(f"not in any transfer syntax that was asked for: {'; '.join(sorted(reasons)[:3])}")
+    if not forms[0].multipart:
+        return _alone(retriever, given[0])
+    partial = len(given) < len(listed)
+    headers = warning(f"{len(listed) - len(given)} instances cannot be given as asked") if partial else {}
+    parts = _parts(retriever, given)
+    first = next(parts, None)  # what cannot be read is said before the status is
+    if first is None:
+        raise NotFound("no such instances are held here")
+    return multipart(chain((first,), parts), DICOM, status=206 if partial else 200, headers=headers)
+
+
+def _choose(retriever: Retriever, listed: Listed, forms: Sequence[Form], reasons: set[str]) -> _Given | None:
+    """Choose a transfer syntax for an instance: the most wanted that is possible, among equals the stored one."""
+    stored = listed.instance.transfer_syntax_uid
+    for form in sorted(forms, key=lambda one: (-one.q, one.transfer_syntax not in ("*", stored))):
+        if form.transfer_syntax in ("*", stored):
+            return _Given(listed, stored)
+        if refused := refusal(retriever.layout(listed), form.transfer_syntax):
+            reasons.add(refused)
+            if not form.named and stored.startswith(_VIDEO):
+                return _Given(listed, stored)
+            continue
+        return _Given(listed, form.transfer_syntax)
+    return None
+
+
+def _parts(retriever: Retriever, given: Sequence[_Given]) -> Iterator[Part]:
+    for one in given:
+        try:
+            syntax, pieces = _pieces(retriever, one)
+        except NotFound:
+            _log.info("instance %s was deleted while it was retrieved", one.listed.instance.sop_instance_uid)
+            continue
+        yield Part(_content_type(syntax), pieces)
+
+
+def _pieces(retriever: Retriever, one: _Given) -> tuple[str, Iterator[bytes]]:
+    """Return the transfer syntax of an instance and its bytes.
+
+    Among others, one that turns out to be damaged comes as it is stored, and says so in its part.
+    """
+    stored = one.listed.instance
+    if not one.as_stored:
+        try:
+            return one.transfer_syntax, _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD)
+        except NotFound:
+            raise
+        except InputError as error:
+            _log.warning("instance %s goes out as stored: %s", stored.sop_instance_uid, error.message)
+    return stored.transfer_syntax_uid, _begun(retriever.store.stream(stored.blob, _PIECE))
+
+
+def _begun(pieces: Iterator[bytes], ahead: int = 1) -> Iterator[bytes]:
+    """Begin an iterator, up to its end when it is short, so that what goes wrong is known before it is used."""
+    ready, size = list[bytes](), 0
+    for piece in pieces:
+        ready.append(piece)
+        size += len(piece)
+        if size >= ahead:
+            break
+    return chain((b"".join(ready),), pieces)
+
+
+def _alone(retriever: Retriever, one: _Given) -> Stream:
+    stored = one.listed.instance
+    if one.as_stored:
+        pieces = _begun(retriever.store.stream(stored.blob, _PIECE))
+        length = {"Content-Length": str(stored.blob.length)}
+    else:
+        try:
+            pieces, length = _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD), {}
+        except NotFound:
+            raise
+        except InputError as error:
+            raise NotAcceptable(f"not in this transfer syntax: {error.message}") from error
+    return Stream(pieces, media_type=_content_type(one.transfer_syntax), headers=length)
+
+
+def _content_type(transfer_syntax_uid: str) -> str:
+    return f"{DICOM}; transfer-syntax={transfer_syntax_uid}" if transfer_syntax_uid else DICOM
