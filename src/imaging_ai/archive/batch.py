@@ -12,6 +12,8 @@ from typing import Any
 
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import InstanceHeader
+from imaging_ai.core.names import name_key
+from imaging_ai.core.order import day_key
 from imaging_ai.errors import DatabaseUnavailable
 
 __all__ = ["Arrival", "Batch", "Held", "KnownRows", "Visit"]
@@ -28,7 +30,10 @@ _STUDY = [
     "study_id",
     "study_description",
     "referring_physician_name",
+    "timezone_offset_from_utc",
 ]
+#: Names as searches compare them.
+_NAME_KEYS = {"patient_name_key": "patient_name", "referring_physician_name_key": "referring_physician_name"}
 _SERIES = [
     "modality",
     "series_number",
@@ -64,19 +69,32 @@ def _insert(table: str, columns: Sequence[str], then: str) -> str:
 
 _PUT_STUDY = _insert(
     "study",
-    ["study_instance_uid", *_STUDY, "created_at", "updated_at"],
+    ["study_instance_uid", *_STUDY, *_NAME_KEYS, "created_at", "updated_at"],
     "ON CONFLICT (study_instance_uid) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in [*_STUDY, "updated_at"])
+    + ", ".join(f"{name} = excluded.{name}" for name in [*_STUDY, *_NAME_KEYS, "updated_at"])
     + " RETURNING id",
 )
+#: The order of search results (`core.order`): a study has its day's, and its series have the study's.
+_ORDER_STUDY = "UPDATE study SET sort_key = id + :day WHERE id = :id AND (sort_key IS NULL OR sort_key <> id + :day)"
+_ORDER_SERIES = "UPDATE series SET study_sort_key = (SELECT sort_key FROM study WHERE id = :id) WHERE study_id = :id"
 _PUT_SERIES = _insert(
     "series",
     [
-        *("study_id", "series_instance_uid", *_SERIES, "origin", "source", "instance_count", "state", "revision"),
+        *(
+            "study_id",
+            "study_sort_key",
+            "series_instance_uid",
+            *_SERIES,
+            "origin",
+            "source",
+            "instance_count",
+            "state",
+            "revision",
+        ),
         *("created_at", "last_received_at", "settle_at"),
     ],
     "ON CONFLICT (study_id, series_instance_uid) DO UPDATE SET source = excluded.source RETURNING id",
-)
+).replace(":study_sort_key", "(SELECT sort_key FROM study WHERE id = :study_id)")
 _PUT_INSTANCE = _insert(
     "instance",
     [*_INSTANCE, "series_id", "blob_key", "blob_offset", "blob_length", "received_at"],
@@ -216,8 +234,11 @@ class Batch:
         if known is not None and known[1] == attributes:
             return known[0]
         values: dict[str, object] = dict(zip(_STUDY, attributes, strict=True))
+        values.update({key: name_key(getattr(header, name)) for key, name in _NAME_KEYS.items()})
         values.update(study_instance_uid=uid, created_at=self._now, updated_at=self._now)
         study_id = int(self._execute(_PUT_STUDY, values).fetchone()[0])
+        if self._execute(_ORDER_STUDY, {"id": study_id, "day": day_key(header.study_date)}).rowcount:
+            self._execute(_ORDER_SERIES, {"id": study_id})
         self.made.studies[uid] = study_id, attributes
         return study_id
 

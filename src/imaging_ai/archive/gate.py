@@ -46,6 +46,7 @@ _WANTED: Mapping[int, tuple[str, str]] = {
     0x00080070: ("manufacturer", "text"),
     0x00080080: ("institution_name", "text"),
     0x00080090: ("referring_physician_name", "text"),
+    0x00080201: ("timezone_offset_from_utc", "code"),
     0x00081010: ("station_name", "text"),
     0x00081030: ("study_description", "text"),
     0x0008103E: ("series_description", "text"),

@@ -11,6 +11,8 @@ from sqlmodel import Session
 from imaging_ai.archive.find import INSTANCE, SERIES, STUDY, stored
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import InstanceHeader, StoredInstance
+from imaging_ai.core.names import name_key
+from imaging_ai.core.order import day_key
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import ResultRow
 
@@ -63,8 +65,11 @@ def _study_id(connection: Connection, header: InstanceHeader, now: float) -> int
     found = connection.scalar(select(STUDY.c.id).where(STUDY.c.study_instance_uid == uid))
     if found is None:
         values = {column: getattr(header, column) for column in STUDY.c.keys() if hasattr(header, column)}  # noqa: SIM118
-        values |= {"created_at": now, "updated_at": now}
+        values |= {"created_at": now, "updated_at": now, "patient_name_key": name_key(header.patient_name)}
+        values |= {"referring_physician_name_key": name_key(header.referring_physician_name)}
         found = connection.scalar(insert(STUDY).values(values).returning(STUDY.c.id))
+        day = day_key(header.study_date)
+        connection.execute(update(STUDY).where(STUDY.c.id == found).values(sort_key=STUDY.c.id + day))
     assert found is not None
     return int(found)
 
@@ -79,6 +84,7 @@ def _series_id(connection: Connection, study_id: int, header: InstanceHeader, no
         values = {column: getattr(header, column) for column in SERIES.c.keys() if hasattr(header, column)}  # noqa: SIM118
         values |= {"study_id": study_id, "origin": "result", "source": "", "state": "SETTLED", "revision": 1}
         values |= {"instance_count": 0, "created_at": now, "last_received_at": now, "settle_at": now}
+        values |= {"study_sort_key": select(STUDY.c.sort_key).where(STUDY.c.id == study_id).scalar_subquery()}
         found = connection.scalar(insert(SERIES).values(values).returning(SERIES.c.id))
     assert found is not None
     return int(found)

@@ -34,6 +34,7 @@ class InstanceHeader:
     study_id: str = ""
     study_description: str = ""
     referring_physician_name: str = ""
+    timezone_offset_from_utc: str = ""
     # series (PS3.3 C.7.3)
     modality: str = ""
     series_number: int | None = None

@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Double, Index, Integer, LargeBinary, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from imaging_ai.db import text_index
+
 __all__ = [
     "AuditEventRow",
     "DeliveryRow",
@@ -25,9 +27,9 @@ __all__ = [
     "StudyRow",
     "SubscriberRow",
     "SubscriptionRow",
+    "TokenRow",
     "WorkItemEventRow",
     "WorkItemRow",
-    "TokenRow",
     "WorkerRow",
 ]
 
@@ -47,19 +49,28 @@ class StudyRow(SQLModel, table=True):
     """A study with its patient, as its newest instance tells them."""
 
     __tablename__ = "study"
+    __table_args__ = (
+        Index("study_order", "sort_key", unique=True),
+        Index("study_of_patient", "patient_id", "issuer_of_patient_id", "sort_key"),
+    )
     id: int | None = _key()
     study_instance_uid: str = Field(unique=True, max_length=64)
-    patient_id: str = Field(default="", index=True)
+    patient_id: str = ""
     issuer_of_patient_id: str = ""
-    patient_name: str = Field(default="", index=True)
+    patient_name: str = ""
     patient_birth_date: str = ""
     patient_sex: str = ""
-    study_date: str = Field(default="", index=True)
+    study_date: str = ""
     study_time: str = ""
     accession_number: str = Field(default="", index=True)
     study_id: str = ""
     study_description: str = ""
     referring_physician_name: str = ""
+    timezone_offset_from_utc: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    # names as searches compare them (core.names), and the order of search results (core.order)
+    patient_name_key: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    referring_physician_name_key: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    sort_key: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))
     created_at: float | None = _time()
     updated_at: float | None = _time()
 
@@ -80,11 +91,14 @@ class SeriesRow(SQLModel, table=True):
             sqlite_where=text("state = 'RECEIVING'"),
             postgresql_where=text("state = 'RECEIVING'"),
         ),
+        Index("series_order", "study_sort_key"),
+        Index("series_of_modality", "modality", "study_sort_key", "study_id"),
     )
     id: int | None = _key()
     study_id: int = Field(foreign_key="study.id", index=True)
+    study_sort_key: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))  # of its study
     series_instance_uid: str = Field(max_length=64, index=True)
-    modality: str = Field(default="", index=True)
+    modality: str = ""
     series_number: int | None = None
     series_description: str = ""
     series_date: str = ""
@@ -372,3 +386,6 @@ class SubscriberRow(SQLModel, table=True):
     opened_at: float | None = _time()
     acknowledged: int = Field(default=0, sa_column=Column(BigInteger(), nullable=False))
     dropped: bool = False  # events were given up: it was away for too long
+
+
+text_index.create_with(StudyRow.metadata.tables["study"])

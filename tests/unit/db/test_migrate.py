@@ -30,8 +30,8 @@ def assert_schema_is_the_tables(database: Database) -> None:
 
 
 def _comparable(*about: object) -> bool:
-    """Alembic cannot compare an index with a descending column."""
-    return "job_next" not in about
+    """Alembic cannot compare an index with a descending column, nor the text index, which SQLAlchemy cannot say."""
+    return "job_next" not in about and not any(str(one).startswith("study_text") for one in about)
 
 
 def test_the_migrations_make_the_tables(database: Database) -> None:
