@@ -37,10 +37,11 @@ class Postprocessing:
     """The transforms that follow a network; `segment_values` are the labels, or the channels, that are segments."""
 
     def __init__(self, transforms: Callable[[Any], Any], segment_values: Sequence[int]) -> None:
-        self._transforms = transforms
+        self._run = transforms
         self._segments = list(segment_values)
-        steps = transforms.transforms if isinstance(transforms, Compose) else ()
-        self._discrete = next((k for k, step in enumerate(steps) if isinstance(step, AsDiscrete | AsDiscreted)), None)
+        self.transforms: Sequence[Any] = transforms.transforms if isinstance(transforms, Compose) else [transforms]
+        discrete = (k for k, step in enumerate(self.transforms) if isinstance(step, AsDiscrete | AsDiscreted))
+        self._discrete = next(discrete, None)
 
     def __call__(self, data: dict[str, Any], source: MetaTensor, *, probability: bool) -> Answer:
         """Return what `data["pred"]` says, on the grid of `source`.
@@ -51,13 +52,13 @@ class Postprocessing:
             If it says nothing sensible, or nothing that is a probability where one is asked for.
         """
         if not probability:
-            return Answer(labels_on(self._transforms(data)["pred"], source))
-        if self._discrete is None or not isinstance(self._transforms, Compose):
+            return Answer(labels_on(self._run(data)["pred"], source))
+        if self._discrete is None or not isinstance(self._run, Compose):
             raise ModelFailed("the postprocessing has no AsDiscreted: what would be a probability is not known")
-        data = self._transforms(data, end=self._discrete)
+        data = self._run(data, end=self._discrete)
         chances = self._brought_back(self._of_any(data["pred"]), data)
         found = probability_on(chances, source)
-        return Answer(labels_on(self._transforms(data, start=self._discrete)["pred"], source), found)
+        return Answer(labels_on(self._run(data, start=self._discrete)["pred"], source), found)
 
     def _of_any(self, answer: torch.Tensor) -> torch.Tensor:
         """Return one channel, a new tensor: of channels of which one is true the sum, of those that overlap the most.
@@ -70,18 +71,15 @@ class Postprocessing:
         return chosen.sum(0, keepdim=True) if self._is_argmax() else chosen.amax(0, keepdim=True)
 
     def _is_argmax(self) -> bool:
-        step = self._steps()[0]
+        step = self.transforms[self._discrete or 0]
         return bool(step.argmax[step.keys.index("pred")] if isinstance(step, AsDiscreted) else step.argmax)
 
     def _brought_back(self, chances: torch.Tensor, data: dict[str, Any]) -> torch.Tensor:
         """Invert what the bundle inverts only after it made labels."""
-        for step in self._steps():
+        for step in self.transforms[self._discrete :]:
             if isinstance(step, Invertd):
                 linear = copy.copy(step)
                 linear.nearest_interp = (False,) * len(step.keys)
-                chances = linear({**data, "pred": chances})["pred"]
+                given: dict[Any, Any] = dict(data, pred=chances)
+                chances = linear(given)["pred"]
         return chances
-
-    def _steps(self) -> Sequence[Any]:
-        """The transforms from the one that makes labels on."""
-        return list(self._transforms.transforms)[self._discrete :] if isinstance(self._transforms, Compose) else []
