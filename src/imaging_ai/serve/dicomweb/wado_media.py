@@ -80,7 +80,7 @@ def frame_forms(ranges: Sequence[MediaType], stored: str) -> Iterator[Form]:
 
 
 def value_forms(ranges: Sequence[MediaType], media_type: str = OCTET_STREAM) -> Iterator[Form]:
-    """Give the ways to answer with a value that is no pixel data, most wanted first: bytes, or of its own media type."""
+    """Give the ways to answer with a value that is no pixel data, most wanted first: bytes, or its own type."""
     for one in ranges:
         if one.q == 0 or one.transfer_syntax not in ("", "*", EXPLICIT_LITTLE_ENDIAN):
             continue

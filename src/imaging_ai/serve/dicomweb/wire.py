@@ -18,7 +18,18 @@ from litestar.response import Stream
 
 from imaging_ai.errors import BadParameterError
 
-__all__ = ["Part", "answer", "base_url", "etag_of", "multipart", "not_modified", "takes", "takes_gzip", "uid", "warning"]
+__all__ = [
+    "Part",
+    "answer",
+    "base_url",
+    "etag_of",
+    "multipart",
+    "not_modified",
+    "takes",
+    "takes_gzip",
+    "uid",
+    "warning",
+]
 
 AnyRequest = Request[Any, Any, Any]
 
