@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -115,11 +116,11 @@ def pixels(data: bytes, *, raw: bool = True) -> NDArray[np.generic]:
 
 
 @contextmanager
-def shelf(folder: Path) -> Iterator[Shelf]:
-    """An empty shelf over SQLite."""
+def shelf(folder: Path, **options: Any) -> Iterator[Shelf]:
+    """An empty shelf over SQLite; `options` are those of the archive."""
     database = Database(f"sqlite:///{folder / 'index.db'}")
     SQLModel.metadata.create_all(database.engine)
-    parts = storing.make_parts(database, folder)
+    parts = storing.make_parts(database, folder, **options)
     with storing.web(parts) as client:
         yield Shelf(client, parts)
     parts.archive.close()

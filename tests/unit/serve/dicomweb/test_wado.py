@@ -11,19 +11,19 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import phantoms
 import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
-from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf
 from sqlalchemy import select, text
 
+import phantoms
 from imaging_ai.archive.encoders import ENCODERS
 from imaging_ai.core.identity import new_uid
 from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.serve.dicomweb.native import from_xml
+from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf
 
 IMPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 RLE, BASELINE, JPEG_LOSSLESS, JPEG_LS, J2K, HTJ2K = (
@@ -284,7 +284,7 @@ def test_what_left_the_index_is_seen_at_once(server: Shelf) -> None:
 
 def test_every_read_is_in_the_audit_once_for_each_series(server: Shelf) -> None:
     path = server.put(*ct(3))[0]
-    for number in range(2):
+    for _ in range(2):
         server.get(f"{path}/frames/1", OHIF)
         server.get(f"{series_of(path)}/metadata")
     server.get(series_of(path))
@@ -651,25 +651,12 @@ def test_no_accept_header_makes_a_5xx(server: Shelf, accept: str) -> None:
 
 
 def test_another_instance_of_a_uid_is_given_after_it_was_replaced(tmp_path: Path) -> None:
-    import storing
-    from shelf import Shelf as Opened
-    from shelf import keep
-    from sqlmodel import SQLModel
-
-    from imaging_ai.db.engine import Database
-
-    database = Database(f"sqlite:///{tmp_path / 'index.db'}")
-    SQLModel.metadata.create_all(database.engine)
-    parts = storing.make_parts(database, tmp_path, conflict="replace")
-    with storing.web(parts) as client:
-        server = Opened(client, parts)
+    with shelf(tmp_path, conflict="replace") as server:
         (ds,) = ct()
         (path,) = server.put(ds)
         assert server.parts_of(f"{path}/frames/1", OCTETS)[0].body == ds.PixelData
         ds.PixelData = bytes(reversed(ds.PixelData))
         ds.add_new(0x00204000, "LT", "another length " + new_uid())
-        keep(parts.archive, phantoms.to_bytes(ds))
+        server.put(ds)
         assert server.parts_of(f"{path}/frames/1", OCTETS)[0].body == ds.PixelData
         assert server.get(f"{path}/metadata").json()[0]["00204000"]["Value"] == [ds.ImageComments]
-    parts.archive.close()
-    database.dispose()
