@@ -43,7 +43,7 @@ AnyRequest = Request[Any, Any, Any]
 
 #: Texts of strangers are shown as text: nothing in them is run or fetched.
 _HARMLESS = {"Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'"}
-_UTF8 = {"text/html": "text/html; charset=utf-8", "text/plain": "text/plain; charset=utf-8"}
+_CHARSET = "; charset=utf-8"
 
 
 def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
@@ -121,10 +121,12 @@ class Answering:
         if not_modified(self.request, etag):
             return answer(self.request, b"", media_type, etag=etag, headers=headers)
         if category_of(source) == "report":
-            body = self.rendering.report(source, media_type)
-            return answer(self.request, body, _UTF8.get(media_type, media_type), etag=etag, headers=headers)
+            return answer(
+                self.request, self.rendering.report(source, media_type), media_type, etag=etag, headers=headers
+            )
         pieces, length = self.rendering.document(source)
-        headers |= {"ETag": etag, "Content-Length": str(length), "Vary": "Accept"}
+        # the type is a header of its own: the encoding of a text is what the text itself says
+        headers |= {"ETag": etag, "Content-Length": str(length), "Vary": "Accept", "Content-Type": media_type}
         return Stream(self.rendering.each(pieces), media_type=media_type, headers=headers)
 
     def everything(self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]) -> Response[Any]:
@@ -181,7 +183,7 @@ class Answering:
     def _text_part(self, stored: StoredInstance, source: Source, media_type: str) -> Part:
         location = {"Content-Location": f"{self._url(stored)}/rendered"}
         if category_of(source) == "report":
-            return Part(_UTF8.get(media_type, media_type), [self.rendering.report(source, media_type)], location)
+            return Part(media_type + _CHARSET, [self.rendering.report(source, media_type)], location)
         return Part(media_type, self.rendering.document(source)[0], location)
 
     def _url(self, stored: StoredInstance) -> str:
