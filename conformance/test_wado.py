@@ -160,6 +160,10 @@ def test_item_75_a_range_of_bulk_data_is_206_or_the_whole_200(peer: Peer, held: 
     """10.4.1.1.5; RFC 9110 14."""
     uri, expected = bulk_uri(peer, held.ct[0], PRIVATE_BULK), held.ct[0][0x00991002].value
     response = peer.get(uri, "application/octet-stream", {"Range": "bytes=100-199"})
+    if response.status_code in (400, 406):  # a server that only has it in parts
+        response = peer.get(uri, OCTETS, {"Range": "bytes=100-199"})
+        assert response.status_code == 200 and related.read(response)[0].body == expected
+        return
     assert response.status_code in (200, 206)
     if response.status_code == 200:
         assert response.content == expected
