@@ -60,7 +60,7 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     place, wish = Place.of(request), rendered_query.wish(request)
     ranges = accepted(request)
-    stored = place.stored(parts)
+    stored = place.stored(rendering.retriever)
     answering = Answering(rendering, request, wish)
     if place.instance is None:
         response = answering.everything(stored, ranges)

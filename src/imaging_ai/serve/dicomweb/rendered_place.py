@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from litestar import Request
 
-from imaging_ai.archive.shelf import shelved
+from imaging_ai.archive.retrieve import Retriever
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.errors import BadParameterError, NotFound
 from imaging_ai.render.source import Source
-from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.wire import uid
 
 __all__ = ["Place", "paths"]
@@ -48,9 +47,9 @@ class Place:
         """The UID of that object."""
         return self.instance or self.series or self.study
 
-    def stored(self, parts: Parts) -> tuple[StoredInstance, ...]:
+    def stored(self, retriever: Retriever) -> tuple[StoredInstance, ...]:
         """Return the instances here. Raises `NotFound`, or `Gone` when they were deleted."""
-        return shelved(parts.database, self.study, self.series, self.instance)
+        return tuple(one.instance for one in retriever.listed(self.study, self.series, self.instance))
 
     def check_frames(self, source: Source) -> None:
         """Raise `NotFound` if the instance lacks one of the frames."""

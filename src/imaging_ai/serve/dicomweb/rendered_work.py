@@ -11,11 +11,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
+from imaging_ai.archive.retrieve import Retriever
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.errors import BadParameterError, NotAcceptable, TooLarge
@@ -44,7 +46,8 @@ class Rendering:
     """Renders the instances of one archive."""
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+        self.retriever = Retriever(parts.database, parts.archive.store, parts.describer)
+        self._describer = parts.describer
         self._limiter = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
         self._large = threading.Lock()
         self._lock = threading.Lock()
@@ -67,12 +70,8 @@ class Rendering:
             if source := self._open.get(stored.blob):
                 self._open.move_to_end(stored.blob)
                 return source
-        store = self._parts.archive.store
-        source = open_source(
-            self._parts.describer.document_of(stored),
-            lambda start, length: store.read(stored.blob, start, length),
-            stored.blob.length,
-        )
+        read = partial(self.retriever.store.read, stored.blob)
+        source = open_source(self._describer.document_of(stored), read, stored.blob.length)
         self._keep_open(stored.blob, source)
         return source
 

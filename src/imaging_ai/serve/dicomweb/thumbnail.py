@@ -49,7 +49,7 @@ def thumbnail_handlers(parts: Parts, rendering: Rendering) -> list[BaseRouteHand
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[bytes]:
     place, wish = Place.of(request), thumbnail_wish(request)
     media_type = choose(request, IMAGES)
-    candidates = list(_candidates(place.stored(parts)))
+    candidates = list(_candidates(place.stored(rendering.retriever)))
     wish = replace(wish, viewport=wish.viewport or Viewport(_SIZE, _SIZE))
     pieces = [str(piece) for one in candidates for piece in (one.blob.key, one.blob.offset, one.blob.length)]
     etag = etag_of(__version__, *pieces, media_type, repr(wish), str(place.frames))

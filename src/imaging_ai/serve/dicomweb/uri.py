@@ -9,19 +9,17 @@ from typing import Any
 
 from litestar import Request, Response, get
 from litestar.handlers import BaseRouteHandler
-from litestar.response import Stream
 
-from imaging_ai.archive.shelf import shelved
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.errors import BadParameterError
 from imaging_ai.render.source import Source
-from imaging_ai.serve.dicomweb.media import DICOM, best_of
+from imaging_ai.serve.dicomweb.media import best_of
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.rendered import Answering
 from imaging_ai.serve.dicomweb.rendered_offers import IMAGES, category_of, offers_of
 from imaging_ai.serve.dicomweb.rendered_work import Rendering
 from imaging_ai.serve.dicomweb.uri_query import Asked, asked
-from imaging_ai.serve.dicomweb.wire import answer, etag_of, not_modified
+from imaging_ai.serve.dicomweb.wado_instances import answer_instances
 
 __all__ = ["uri_handlers"]
 
@@ -41,13 +39,13 @@ def uri_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     wanted = asked(request)
-    (stored,) = shelved(parts.database, wanted.study, wanted.series, wanted.instance)[:1]
+    listed = rendering.retriever.one(wanted.study, wanted.series, wanted.instance)
     if wanted.dicom:
-        response = _object(parts, request, stored, wanted)
+        response = answer_instances(rendering.retriever, request, [listed], single=True, ranges=wanted.ranges)
     else:
-        response = _rendered(rendering, request, stored, wanted)
+        response = _rendered(rendering, request, listed.instance, wanted)
     action = "read-instances" if wanted.dicom else "read-rendered"
-    parts.accesses.note(request, action, "instance", stored.sop_instance_uid)
+    parts.accesses.note(request, action, "instance", wanted.instance)
     return response
 
 
@@ -69,12 +67,3 @@ def _frame_number(source: Source, wanted: int | None) -> int:
     if wanted is not None and wanted > source.frame_count:
         raise BadParameterError("frameNumber", f"the instance has {source.frame_count} frames (PS3.18 9.5.2.1)")
     return wanted or source.representative_frame()
-
-
-def _object(parts: Parts, request: AnyRequest, stored: StoredInstance, wanted: Asked) -> Response[Any]:
-    """Answer with the object itself (9.4)."""
-    etag = etag_of(stored.blob.key, stored.blob.offset, stored.blob.length, wanted.transfer_syntax_uid)
-    headers = {"ETag": etag, "Content-Length": str(stored.blob.length)}
-    if not_modified(request, etag):
-        return answer(request, b"", DICOM, etag=etag)
-    return Stream(parts.archive.store.stream(stored.blob), media_type=DICOM, headers=headers)

@@ -28,14 +28,13 @@ _OF_RENDERING = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request asks for; `transfer_syntax_uid` only where `dicom`, the object itself, is wanted."""
+    """What a request asks for; `dicom` says that it is the object itself, in the transfer syntax of `ranges`."""
 
     study: str
     series: str
     instance: str
     ranges: tuple[MediaType, ...]
     dicom: bool
-    transfer_syntax_uid: str
     frame_number: int | None
     wish: Wish
 
@@ -61,9 +60,8 @@ def asked(request: AnyRequest) -> Asked:
         study,
         series,
         instance,
-        ranges,
+        (_object(request),) if dicom else ranges,
         dicom,
-        _transfer_syntax(request, dicom=dicom),
         None if frame is None else positive(frame, "frameNumber"),
         _wish(request),
     )
@@ -97,11 +95,12 @@ def _ranges(request: AnyRequest) -> tuple[MediaType, ...]:
     return tuple(sorted(types, key=lambda one: -one.q))
 
 
-def _transfer_syntax(request: AnyRequest, *, dicom: bool) -> str:
+def _object(request: AnyRequest) -> MediaType:
+    """Return the range that asks for the object in the transfer syntax of the query (9.4.2.4)."""
     text = one(request, "transferSyntax")
-    if text is None or not dicom:
-        return ""
-    return text if text == "*" else uid(text, "transferSyntax")
+    if text is None:
+        return MediaType(DICOM)
+    return MediaType(DICOM, {"transfer-syntax": text if text == "*" else uid(text, "transferSyntax")})
 
 
 def _wish(request: AnyRequest) -> Wish:

@@ -18,7 +18,7 @@ from litestar.response import Stream
 from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.archive.transcode import refusal, transcoded
 from imaging_ai.errors import InputError, NotAcceptable, NotFound
-from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, accepted
+from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, MediaType, accepted
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
 from imaging_ai.serve.dicomweb.wire import Part, multipart, warning
 
@@ -45,16 +45,21 @@ class _Given:
 
 
 def answer_instances(
-    retriever: Retriever, request: AnyRequest, listed: Sequence[Listed], *, single: bool
+    retriever: Retriever,
+    request: AnyRequest,
+    listed: Sequence[Listed],
+    *,
+    single: bool,
+    ranges: Sequence[MediaType] | None = None,
 ) -> Response[bytes] | Stream:
-    """Answer with instances; `single`: it is one, which may come without parts.
+    """Answer with instances; `single`: it is one, which may come without parts. `ranges`: what a query says instead.
 
     Raises
     ------
     NotAcceptable
         If none of them can be given as the client accepts it.
     """
-    forms = dicom_forms(accepted(request), single=single)
+    forms = dicom_forms(accepted(request) if ranges is None else ranges, single=single)
     if not forms:
         alone = ", application/dicom" if single else ""
         raise NotAcceptable(f'instances can be had as multipart/related; type="application/dicom"{alone}')
