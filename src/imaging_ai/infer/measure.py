@@ -2,7 +2,8 @@
 
 Volumes are summed voxels (CID 7474); intensities are those of the voxels inside, in the unit of the series, named by
 what the series shows (CID 7469) with the statistic as derivation (CID 7464). The longest diameter is that of the
-outline that runs between the outermost voxels of the finding and their neighbours, exact for the given mask.
+outline that runs between the outermost voxels of one connected piece and their neighbours, exact for the given mask:
+what lies apart in a slice is not bridged.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ _PEAK = Code("126031", "DCM", "Peak Value Within ROI")
 #: Radius of a ball of one millilitre.
 _PEAK_RADIUS_MM = 6.2035
 
+#: Voxels of a slice that touch with a corner belong together.
+_TOUCHING = np.ones((3, 3), np.bool_)
+
 _Box = tuple[slice, ...]
 
 
@@ -83,34 +87,45 @@ def _intensity(shown: Code | None, statistic: Code, value: float, unit: Code) ->
 
 
 def long_axis(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
-    """Return the longest diameter within any one slice, in millimetres; 0 for an empty mask."""
+    """Return the longest diameter of any connected piece within any one slice, in millimetres; 0 for an empty mask."""
     return _longest(mask, spacing)[0]
 
 
 def _longest(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> tuple[float, NDArray[np.float64]]:
-    """Return the longest diameter within any one slice, and its ends as (slice, row, column)."""
+    """Return that diameter, and its ends as (slice, row, column)."""
     longest, ends = 0.0, np.zeros((2, 3))
-    for k, plane in enumerate(mask):
-        rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-        if not len(rows):
+    for k in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        (whole,) = ndimage.find_objects(mask[k].view(np.uint8))
+        if _diagonal(whole, spacing) <= longest:
             continue
-        extent = ((rows[-1] - rows[0] + 1) * spacing[0], (columns[-1] - columns[0] + 1) * spacing[1])
-        if np.hypot(*extent) > longest:  # else no two of its points can be farther apart
-            outline = _outline(plane, rows, columns)
-            corners = outline[ConvexHull(outline * spacing).vertices]
-            distances = squareform(pdist(corners * spacing))
-            if distances.max() > longest:
-                longest = float(distances.max())
-                pair = np.unravel_index(int(distances.argmax()), distances.shape)
-                ends = np.column_stack([(k, k), corners[list(pair)]])
+        pieces, _ = ndimage.label(mask[k], _TOUCHING)
+        for number, (rows, columns) in enumerate(ndimage.find_objects(pieces), start=1):
+            if _diagonal((rows, columns), spacing) > longest:
+                length, pair = _diameter(pieces[rows, columns] == number, spacing)
+                if length > longest:
+                    longest, ends = length, np.column_stack([(k, k), pair + np.array([rows.start, columns.start])])
     return longest, ends
 
 
-def _outline(plane: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+def _diagonal(box: _Box, spacing: tuple[float, float]) -> float:
+    """Return what no two points within a box are farther apart than."""
+    return float(np.hypot(*((side.stop - side.start) * step for side, step in zip(box, spacing, strict=True))))
+
+
+def _diameter(piece: NDArray[np.bool_], spacing: tuple[float, float]) -> tuple[float, NDArray[np.float64]]:
+    """Return the longest distance within a piece that fills its box, and its ends as (row, column)."""
+    outline = _outline(piece)
+    corners = outline[ConvexHull(outline * spacing).vertices]
+    distances = squareform(pdist(corners * spacing))
+    pair = np.unravel_index(int(distances.argmax()), distances.shape)
+    return float(distances.max()), corners[list(pair)]
+
+
+def _outline(piece: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the points half a voxel beyond the first and last voxel of every row and column: all that is extreme."""
-    across, along = plane[rows], plane[:, columns]
-    left, right = across.argmax(axis=1), plane.shape[1] - 1 - across[:, ::-1].argmax(axis=1)
-    top, bottom = along.argmax(axis=0), plane.shape[0] - 1 - along[::-1].argmax(axis=0)
+    rows, columns = np.arange(piece.shape[0]), np.arange(piece.shape[1])
+    left, right = piece.argmax(axis=1), piece.shape[1] - 1 - piece[:, ::-1].argmax(axis=1)
+    top, bottom = piece.argmax(axis=0), piece.shape[0] - 1 - piece[::-1].argmax(axis=0)
     sides = [(rows, left - 0.5), (rows, right + 0.5), (top - 0.5, columns), (bottom + 0.5, columns)]
     return np.concatenate([np.stack(side, axis=1) for side in sides]).astype(np.float64)
 

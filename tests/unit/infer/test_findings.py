@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 import phantoms
 from imaging_ai.catalog import Measurements, ModelEntry
 from imaging_ai.core.finding import Finding, SegmentDescription
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
-from imaging_ai.infer.measure import long_axis
+from imaging_ai.infer.measure import long_axis, measure
 from imaging_ai.infer.segment import find
+from imaging_ai.infer.volume import read_volume
 
 MakeEntry = Callable[..., ModelEntry]
 MakeVolume = Callable[..., Volume]
@@ -177,15 +179,54 @@ def test_an_answer_on_another_grid_fails(make_entry: MakeEntry, volume: Volume) 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0)])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_long_axis_is_the_longest_of_all_pairs(seed: int, spacing: tuple[float, float]) -> None:
-    mask = np.random.default_rng(seed).random((2, 9, 11)) < 0.15
+def test_the_long_axis_is_the_longest_of_all_pairs_of_a_piece(seed: int, spacing: tuple[float, float]) -> None:
+    mask = np.random.default_rng(seed).random((2, 9, 11)) < 0.3
     halves = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
     longest = 0.0
     for plane in mask:
-        points = (np.argwhere(plane)[:, None] + halves).reshape(-1, 2) * spacing
-        pairs = itertools.combinations(points, 2)
-        longest = max(longest, *(float(np.linalg.norm(one - other)) for one, other in pairs))
+        pieces, count = ndimage.label(plane, np.ones((3, 3)))
+        for number in range(1, count + 1):
+            points = (np.argwhere(pieces == number)[:, None] + halves).reshape(-1, 2) * spacing
+            pairs = itertools.combinations(points, 2)
+            longest = max(longest, *(float(np.linalg.norm(one - other)) for one, other in pairs))
     assert long_axis(mask, spacing) == pytest.approx(longest)
+
+
+def test_the_long_axis_does_not_bridge_what_lies_apart_in_a_slice() -> None:
+    mask = np.zeros((3, 9, 30), np.bool_)
+    mask[1, 2, 1:5] = mask[1, 6, 20:27] = True
+    assert long_axis(mask, (1.0, 1.0)) == pytest.approx(7)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"spacing": (4.0, 0.7, 1.3)},
+        {"orientation": phantoms.OBLIQUE, "spacing": (2.0, 0.5, 0.9)},
+        {"tilt_degrees": -18.5, "spacing": (5.0, 0.9, 0.6)},
+        {"orientation": phantoms.CORONAL, "reverse": True},
+    ],
+    ids=str,
+)
+def test_the_ends_of_the_long_axis_lie_in_the_patient_as_far_apart_as_it_is_long(how: dict[str, Any]) -> None:
+    image = np.zeros((6, 20, 24), np.float32)
+    image[3, 4:9, 5:17] = image[4, 12, 12] = 300
+    datasets = phantoms.series(image, **how)
+    volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
+    box = ndimage.find_objects((volume.voxels > 150).astype(np.uint8))[0]
+    (axis,) = measure(volume.voxels > 150, box, volume, ["long_axis"])
+    assert axis.ends is not None
+    ends = np.array(axis.ends)
+    assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(axis.value, rel=1e-4)
+    _, row_spacing, column_spacing = volume.grid.spacing
+    assert axis.value == pytest.approx(
+        max(np.hypot(4 * row_spacing, 12 * column_spacing), np.hypot(5 * row_spacing, 11 * column_spacing))
+    )
+    columns, rows, slices, _ = np.linalg.inv(volume.grid.affine) @ np.vstack([ends.T, np.ones(2)])
+    bright = np.flatnonzero(volume.voxels[:, 4, 5:17].any(axis=1))
+    assert slices == pytest.approx([*bright, *bright])
+    places = sorted([columns.min(), columns.max(), rows.min(), rows.max()])
+    assert places == pytest.approx([4, 4.5, 8, 16.5]) or places == pytest.approx([3.5, 5, 8.5, 16])
 
 
 def test_one_voxel_is_as_long_as_its_longer_side() -> None:
