@@ -262,6 +262,8 @@ def make_web_app(settings: Settings) -> Litestar:
         database,
         ledger,
         checks=checks,
+        tokens=Tokens(database) if settings.auth.mode == "token" else None,
+        origins=settings.http.cors_origins,
         dicomweb=dicomweb,
         viewer=settings.viewer_path,
         public_url=settings.http.public_url,
