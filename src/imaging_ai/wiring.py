@@ -27,13 +27,16 @@ from imaging_ai.core.job import Job
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
-from imaging_ai.queue.broker import ROUTE, Doorbell, make_broker
+from imaging_ai.queue.broker import ROUTE, WORKLIST, Doorbell, make_broker
+from imaging_ai.queue.events import prune as prune_events
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.queue.workitem_feed import Feed
 from imaging_ai.route.completeness import QuietTimes, next_due, released
+from imaging_ai.route.requested import RequestedRuns
 from imaging_ai.route.router import Router
 from imaging_ai.route.rules import Rule, parse_rules
 from imaging_ai.send.deliveries import Deliveries
-from imaging_ai.send.destinations import Destination
+from imaging_ai.send.destinations import Destination, DicomDestination
 from imaging_ai.supervisor import Role, Supervisor
 from imaging_ai.tokens import Tokens
 
@@ -107,6 +110,10 @@ def make_destinations(settings: Settings) -> dict[str, Destination]:
     return destinations
 
 
+def _dicom_destinations(settings: Settings) -> dict[str, DicomDestination]:
+    return {name: one for name, one in make_destinations(settings).items() if isinstance(one, DicomDestination)}
+
+
 def make_rules(settings: Settings) -> tuple[Rule, ...]:
     """Read `[[rules]]`, and hold the names in them against models and destinations."""
     return parse_rules(
@@ -122,9 +129,14 @@ def make_tokens(settings: Settings) -> Tokens:
     return Tokens(make_current_database(settings))
 
 
-def make_ledger(settings: Settings, database: Database | None = None) -> Ledger:
-    """Open the ledger of jobs."""
-    return Ledger(database or make_current_database(settings), max_attempts=settings.worker.max_attempts)
+def make_ledger(settings: Settings, database: Database | None = None, bell: Doorbell | None = None) -> Ledger:
+    """Open the ledger of jobs; with a doorbell, web processes hear at once of what becomes of a job."""
+    return Ledger(
+        database or make_current_database(settings),
+        max_attempts=settings.worker.max_attempts,
+        ae_title=settings.dicom.ae_title,
+        on_change=partial(bell.ring, WORKLIST) if bell else None,
+    )
 
 
 def make_deliveries(settings: Settings, database: Database | None = None) -> Deliveries:
@@ -235,11 +247,13 @@ def make_web_app(settings: Settings) -> Litestar:
     from imaging_ai.serve.access import AccessLog
     from imaging_ai.serve.app import make_app
     from imaging_ai.serve.dicomweb.parts import Limits, Parts
+    from imaging_ai.serve.dicomweb.ups_notifier import Notifier
     from imaging_ai.serve.health import disk_check, storage_check
 
     database = make_current_database(settings)
-    archive, ledger = make_archive(settings, database), make_ledger(settings, database)
     broker = make_broker(settings.broker.url, settings.run_path)
+    bell = Doorbell(broker)
+    archive, ledger = make_archive(settings, database), make_ledger(settings, database, bell)
     checks: dict[str, Callable[[], object]] = {
         "storage": storage_check(archive.store),
         "broker": broker.ping,
@@ -251,12 +265,15 @@ def make_web_app(settings: Settings) -> Litestar:
         Describer(database, archive.store),
         ledger,
         make_catalog(settings),
-        Doorbell(broker),
+        bell,
         QuietTimes(settings.routing.quiet_seconds, settings.routing.silence_seconds),
         AccessLog(database),
         sop_classes=frozenset(settings.dicom.sop_classes),
         unknown_sop_classes=settings.dicom.accept_unknown_sop_classes,
         limits=Limits(object_bytes=settings.dicom.max_object_mb << 20),
+        ae_title=settings.dicom.ae_title,
+        notifier=Notifier(Feed(database, settings.dicom.ae_title), partial(broker.listen, WORKLIST)),
+        spool_folder=settings.data_path,
     )
     return make_app(
         database,
@@ -280,12 +297,17 @@ def make_worker(settings: Settings) -> Worker:
 
     database = make_current_database(settings)
     archive = make_archive(settings, database)
+    broker = make_broker(settings.broker.url, settings.run_path)
+    bell = Doorbell(broker)
     ledger, catalog, deliveries = (
-        make_ledger(settings, database),
+        make_ledger(settings, database, bell),
         make_catalog(settings),
         make_deliveries(settings, database),
     )
     router = Router(database, archive, ledger, catalog, make_rules(settings))
+    by_title = {one.ae_title: name for name, one in _dicom_destinations(settings).items()}
+    ae_title = settings.dicom.ae_title
+    requested = RequestedRuns(archive, ledger, catalog, ae_title, by_title, on_change=partial(bell.ring, WORKLIST))
     presence = Presence(settings.run_path)
     deliverer = Deliverer(deliveries, archive, make_destinations(settings).values(), owner=presence.owner)
 
@@ -296,11 +318,11 @@ def make_worker(settings: Settings) -> Worker:
     options = settings.worker
     return Worker(
         ledger,
-        make_broker(settings.broker.url, settings.run_path),
+        broker,
         presence,
         Tasks(
             pipeline=PipelineSpec("imaging_ai.wiring:make_pipeline", settings),
-            route_due=router.route_due,
+            route_due=lambda: router.route_due() + requested.start_due(),
             next_settle=next_settle,
             deliver_next=deliverer.deliver_next,
             on_lost=deliveries.release,
@@ -338,6 +360,8 @@ def _upkeep(archive: Archive, deliveries: Deliveries, orphan_seconds: float) -> 
         if time.monotonic() - recovered_at >= _RECOVER_EVERY:
             recovered_at = time.monotonic()
             archive.recover()
+            prune_events(archive.database)
+            archive.remove_deleted()
             if orphans is not None:
                 orphans.run()
 

@@ -15,6 +15,7 @@ from imaging_ai.db import text_index
 
 __all__ = [
     "AuditEventRow",
+    "DeletedInstanceRow",
     "DeliveryRow",
     "FindingRow",
     "InstanceDocumentRow",
@@ -168,6 +169,33 @@ class ReplacedInstanceRow(SQLModel, table=True):
     blob_offset: int = Field(sa_column=Column(BigInteger(), nullable=False))
     blob_length: int = Field(sa_column=Column(BigInteger(), nullable=False))
     replaced_at: float | None = _time()
+
+
+class DeletedInstanceRow(SQLModel, table=True):
+    """An instance that was deleted, and the bytes of it that are to be removed; one row for each content it had.
+
+    Rows stay: they tell what was here once, and that these bytes, should a crash leave them, are nobody's to recover.
+    """
+
+    __tablename__ = "deleted_instance"
+    __table_args__ = (
+        Index("deleted_instance_place", "study_instance_uid", "series_instance_uid", "sop_instance_uid"),
+        Index(
+            "deleted_instance_left",
+            "id",
+            sqlite_where=text("removed_at IS NULL"),
+            postgresql_where=text("removed_at IS NULL"),
+        ),
+    )
+    id: int | None = _key()
+    study_instance_uid: str = Field(max_length=64)
+    series_instance_uid: str = Field(max_length=64)
+    sop_instance_uid: str = Field(max_length=64)
+    blob_key: str = Field(max_length=200, index=True)
+    blob_offset: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    blob_length: int = Field(sa_column=Column(BigInteger(), nullable=False))
+    deleted_at: float | None = _time()
+    removed_at: float | None = _time(nullable=True)
 
 
 class JobRow(SQLModel, table=True):
@@ -378,13 +406,12 @@ class NotificationRow(SQLModel, table=True):
 
 
 class SubscriberRow(SQLModel, table=True):
-    """The notification connection of an application: whose it is now, and how far it has confirmed what came."""
+    """The notification connection of an application: which one it is now."""
 
     __tablename__ = "subscriber"
     ae_title: str = Field(primary_key=True, max_length=16)
     connection: str = ""
     opened_at: float | None = _time()
-    acknowledged: int = Field(default=0, sa_column=Column(BigInteger(), nullable=False))
     dropped: bool = False  # events were given up: it was away for too long
 
 

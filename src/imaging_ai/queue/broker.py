@@ -19,12 +19,15 @@ from imaging_ai.queue.embedded import EmbeddedBroker
 if TYPE_CHECKING:
     from imaging_ai.queue.remote import RemoteBroker
 
-__all__ = ["DELIVERY", "INFERENCE_CPU", "INFERENCE_GPU", "QUEUES", "ROUTE", "Doorbell", "make_broker"]
+__all__ = ["DELIVERY", "INFERENCE_CPU", "INFERENCE_GPU", "QUEUES", "ROUTE", "WORKLIST", "Doorbell", "make_broker"]
 
 logger = logging.getLogger(__name__)
 
 ROUTE, INFERENCE_CPU, INFERENCE_GPU, DELIVERY = "route", "inference-cpu", "inference-gpu", "delivery"
 QUEUES = (ROUTE, INFERENCE_CPU, INFERENCE_GPU, DELIVERY)
+
+#: Rings of this one are for every web process, and no worker serves it: work items have changed.
+WORKLIST = "worklist"
 
 
 def make_broker(url: str, run_dir: Path) -> EmbeddedBroker | RemoteBroker:
@@ -34,7 +37,7 @@ def make_broker(url: str, run_dir: Path) -> EmbeddedBroker | RemoteBroker:
     if url.startswith(("redis://", "rediss://", "unix://")):
         from imaging_ai.queue.remote import RemoteBroker
 
-        return RemoteBroker(url)
+        return RemoteBroker(url, heard_by_all=(WORKLIST,))
     raise ConfigError("the broker URL must be `embedded` or start with redis://, rediss:// or unix://")
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from dramatiq import Broker, Message
 from dramatiq.broker import Consumer, MessageProxy
 
+from imaging_ai.queue.ears import Ear
+
 __all__ = ["EmbeddedBroker"]
 
 
@@ -53,6 +55,12 @@ class EmbeddedBroker(Broker):
         folder = self._folder / queue_name
         folder.mkdir(parents=True, exist_ok=True)
         return _Ear(folder, prefetch, timeout / 1000)
+
+    def listen(self, queue_name: str) -> Ear:
+        """Hear every ring of a queue."""
+        folder = self._folder / queue_name
+        folder.mkdir(parents=True, exist_ok=True)
+        return _Ear(folder, 1, 0.0)
 
     def ping(self) -> None:
         """There is no server that could be away."""
@@ -105,6 +113,13 @@ class _Ear(Consumer):
             return MessageProxy(self._pending.pop(next(iter(self._pending))))
         self._room.release()
         return None
+
+    def heard(self, timeout: float) -> bool:
+        if select.select([self._socket], [], [], timeout)[0]:
+            self._drain()
+        rang = bool(self._pending)
+        self._pending.clear()
+        return rang
 
     def _drain(self) -> None:
         while True:

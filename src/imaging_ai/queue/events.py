@@ -7,7 +7,7 @@ exactly when the change is, and no writer waits for another.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -161,18 +161,17 @@ def message(number: int, uid: str, kind: int, payload: str) -> bytes:
     return msgspec.json.encode({key: told[key] for key in sorted(told)})
 
 
-def number_of(answer: Mapping[str, Any], sent: Sequence[int]) -> int | None:
+def number_of(answer: object, sent: Iterable[int]) -> int | None:
     """Return the event number that a client's answer confirms, None when it confirms none of those sent.
 
-    It names the number itself, or answers as N-EVENT-REPORT-RSP does: Message ID Being Responded To (0000,0120).
+    It names the number itself, or answers as N-EVENT-REPORT-RSP does: Message ID Being Responded To (0000,0120). That
+    means the oldest of those sent that has it, so that nothing is confirmed too early.
     """
-    for key, same in ((_NUMBER, lambda number, given: number == given), ("00000120", _same_message)):
+    if not isinstance(answer, dict):
+        return None
+    for key, modulus in ((_NUMBER, 2**64), ("00000120", 65_536)):
         element = answer.get(key)
         values = element.get("Value") if isinstance(element, dict) else None
         if isinstance(values, list) and values and isinstance(values[0], int):
-            return next((number for number in reversed(sent) if same(number, values[0])), None)
+            return next((number for number in sent if number % modulus == values[0]), None)
     return None
-
-
-def _same_message(number: int, given: int) -> bool:
-    return number % 65_536 == given

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Collection
 
 import redis
 from dramatiq import Message
 from dramatiq.brokers.redis import RedisBroker
 
 from imaging_ai.errors import BrokerUnavailable
+from imaging_ai.queue.ears import Ear
 
 __all__ = ["RemoteBroker"]
 
@@ -17,10 +20,12 @@ class RemoteBroker(RedisBroker):
     """Rings one process that consumes a queue, on any host.
 
     Maintenance runs with every command: by default a message fetched by a worker that died waits for minutes.
-    Delays are kept in this process, so that no worker polls delay queues.
+    Delays are kept in this process, so that no worker polls delay queues. Rings of the queues `heard_by_all` are
+    published instead: every process that listens at that moment hears them.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, heard_by_all: Collection[str] = ()) -> None:
+        self._heard_by_all = frozenset(heard_by_all)
         client = redis.Redis.from_url(
             url, socket_connect_timeout=2.0, socket_timeout=5.0, socket_keepalive=True, health_check_interval=30
         )
@@ -53,11 +58,21 @@ class RemoteBroker(RedisBroker):
             timer.start()
             return message
         try:
+            if message.queue_name in self._heard_by_all:
+                self.client.publish(self._channel(message.queue_name), b"")
+                return message
             if self.client.llen(f"{self.namespace}:{message.queue_name}"):
                 return message
             return super().enqueue(message)
         except redis.RedisError as error:
             raise BrokerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+
+    def listen(self, queue_name: str) -> Ear:
+        """Hear every ring of a queue that is heard by all."""
+        return _Radio(self.client, self._channel(queue_name))
+
+    def _channel(self, queue_name: str) -> str:
+        return f"{self.namespace}:{queue_name}:rings"
 
     def ping(self) -> None:
         """Raise `BrokerUnavailable` unless Redis answers."""
@@ -69,3 +84,39 @@ class RemoteBroker(RedisBroker):
     def close(self) -> None:
         """Close the connections to Redis."""
         self.client.close()
+
+
+class _Radio:
+    """A subscription to a channel; without an answer of Redis nothing is heard."""
+
+    def __init__(self, client: redis.Redis, channel: str) -> None:
+        self._channel = channel
+        self._subscription = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._subscribed = False
+
+    def heard(self, timeout: float) -> bool:
+        try:
+            if not self._subscribed:
+                self._subscription.subscribe(self._channel)
+                self._subscribed = True
+            rang = self._next(timeout)
+            while rang and self._next(0.0):
+                continue
+        except redis.RedisError:
+            self._subscribed = False
+            time.sleep(timeout)
+            return False
+        return rang
+
+    def _next(self, timeout: float) -> bool:
+        """Wait for the next ring; what Redis answers to the subscription itself is none."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if self._subscription.get_message(timeout=left) is not None:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+
+    def close(self) -> None:
+        self._subscription.close()

@@ -65,6 +65,8 @@ def make_app(
             api,
             *routers,
         ],
+        on_startup=[dicomweb.notifier.start] if dicomweb and dicomweb.notifier else [],
+        on_shutdown=[dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else [],
         cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import dramatiq
 from dramatiq import Broker
 
-from imaging_ai.queue.broker import DELIVERY, INFERENCE_CPU, INFERENCE_GPU, ROUTE, Doorbell
+from imaging_ai.queue.broker import DELIVERY, INFERENCE_CPU, INFERENCE_GPU, ROUTE, WORKLIST, Doorbell
 from imaging_ai.queue.embedded import EmbeddedBroker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.queue.presence import Presence
@@ -133,8 +133,13 @@ class Worker:
             lease_seconds=self._options.lease_seconds,
             limits=self._options.limits,
             ring=self._bell.ring,
-            on_complete=lambda: self._bell.ring(DELIVERY),
+            on_complete=self._on_complete,
         )
+
+    def _on_complete(self) -> None:
+        """Ring for what a runner's commit has brought: deliveries, and news of a work item."""
+        self._bell.ring(DELIVERY)
+        self._bell.ring(WORKLIST)
 
     def _make_lanes(self) -> dict[str, Lane]:
         lanes: dict[str, Lane] = {}

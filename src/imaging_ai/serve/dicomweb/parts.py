@@ -13,6 +13,7 @@ from imaging_ai.queue.broker import Doorbell
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.route.completeness import QuietTimes
 from imaging_ai.serve.access import AccessLog
+from imaging_ai.serve.dicomweb.ups_notifier import Notifier
 
 __all__ = ["Limits", "Parts"]
 
@@ -45,4 +46,6 @@ class Parts:
     sop_classes: frozenset[str] = frozenset()  # further storage SOP classes that are taken (settings)
     unknown_sop_classes: bool = False
     limits: Limits = field(default_factory=Limits)
+    ae_title: str = "IMAGINGAI"  # the station that performs our work items
+    notifier: Notifier | None = None  # hands events of work items on; None: one that looks every second
     spool_folder: Path | None = None  # for bulk data that comes before its instance is made; None: the system's

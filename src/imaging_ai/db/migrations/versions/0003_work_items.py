@@ -78,7 +78,6 @@ def upgrade() -> None:
         sa.Column("ae_title", sa.String(length=16), nullable=False),
         sa.Column("connection", sa.String(), nullable=False),
         sa.Column("opened_at", sa.Double(), nullable=False),
-        sa.Column("acknowledged", sa.BigInteger(), nullable=False),
         sa.Column("dropped", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("ae_title"),
     )
