@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from litestar import Litestar
+from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.testing import TestClient
 from pydicom import Dataset
 
@@ -22,8 +23,10 @@ from imaging_ai.queue.broker import Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.route.completeness import QuietTimes
 from imaging_ai.serve.access import AccessLog
-from imaging_ai.serve.app import make_app
+from imaging_ai.serve.dicomweb.deletion import deletion_handlers
 from imaging_ai.serve.dicomweb.parts import Limits, Parts
+from imaging_ai.serve.dicomweb.stow import stow_handlers
+from imaging_ai.serve.problem import respond
 
 BOUNDARY = "a-boundary"
 DICOM = "application/dicom"
@@ -49,10 +52,16 @@ def make_parts(database: Database, folder: Path, *, limits: Limits | None = None
 
 
 @contextmanager
-def web(parts: Parts, **options: Any) -> Iterator[TestClient[Litestar]]:
-    """A client of an application made of `parts`."""
-    app = make_app(parts.database, parts.ledger, dicomweb=parts, **options)
-    with TestClient(app, base_url="http://localhost:8080", raise_server_exceptions=False) as client:
+def web(parts: Parts, *, public_url: str = "") -> Iterator[TestClient[Litestar]]:
+    """A client of an application that stores and deletes."""
+    handlers = [*stow_handlers(parts), *deletion_handlers(parts)]
+    app = Litestar(
+        [Router("/dicom-web", route_handlers=handlers)],
+        state=State({"public_url": public_url}),
+        exception_handlers={Exception: respond},
+        openapi_config=None,
+    )
+    with TestClient(app, base_url="http://server.local:8080", raise_server_exceptions=False) as client:
         yield client
 
 

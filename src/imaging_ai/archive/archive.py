@@ -17,16 +17,17 @@ from pydicom import dcmread
 from sqlmodel import Session
 
 from imaging_ai.archive import find, gate, results
-from imaging_ai.archive.batch import Arrival, Visit
+from imaging_ai.archive.batch import Arrival, Held, Visit
 from imaging_ai.archive.blobs import BlobStore, BlobWriter, JournaledStore, StagedWriter
 from imaging_ai.archive.commit import GroupCommit
 from imaging_ai.archive.conflict import replace, same_content
+from imaging_ai.archive.deletion import remove_deleted
 from imaging_ai.archive.index import Index
 from imaging_ai.audit import record
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import InstanceHeader, SeriesSummary, StoredInstance
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import DatabaseUnavailable, ImagingAiError, InputError, InstanceConflict, UnavailableError
+from imaging_ai.errors import ImagingAiError, InputError, InstanceConflict, UnavailableError
 
 __all__ = ["Archive", "ConflictPolicy", "Kept", "Visit"]
 
@@ -185,12 +186,13 @@ class Archive:
 
     def _meet(self, arrival: Arrival) -> Kept:
         """Decide about an instance whose SOP Instance UID is held already."""
-        held = arrival.held
-        while held is not None:
+        while (held := arrival.held) is not None:
             ours = held.origin == "result"  # what we made is never changed from outside, nor routed again
-            if ours or same_content(self.store, held.blob, arrival.blob):
+            if ours or self._is_same(arrival, held):
                 self.drop(arrival.blob)
                 return Kept.DUPLICATE
+            if arrival.held is not held:
+                continue
             if self._conflict == "keep-first":
                 self.drop(arrival.blob)
                 self._refuse(arrival)
@@ -198,8 +200,24 @@ class Archive:
                 if self._journal is None:
                     self._index.flush()
                 return Kept.REPLACED
-            held = find.held(self.database, arrival.header.sop_instance_uid)  # another process was faster
-        raise DatabaseUnavailable("the instance was deleted while it was stored again")
+            self._look_again(arrival)
+        return Kept.STORED
+
+    def _is_same(self, arrival: Arrival, held: Held) -> bool:
+        """Compare with what is held. What was deleted while it was read is none: then `arrival.held` is what is now."""
+        try:
+            return same_content(self.store, held.blob, arrival.blob)
+        except InputError:
+            self._look_again(arrival)
+            if arrival.held == held:
+                raise
+            return False
+
+    def _look_again(self, arrival: Arrival) -> None:
+        """Another process was faster to replace or delete what was held: where it is gone, the arrival is stored."""
+        arrival.held = find.held(self.database, arrival.header.sop_instance_uid)
+        if arrival.held is None:
+            self._group.run(arrival)
 
     def _refuse(self, arrival: Arrival) -> None:
         uid = arrival.header.sop_instance_uid
@@ -289,6 +307,10 @@ class Archive:
         """Say the same of a dead process, of which a last commit may still be under way."""
         find.await_results(self.database)
         return self._known(blobs)
+
+    def remove_deleted(self) -> int:
+        """Remove the bytes of what was deleted from the index, here or by a process that did not get so far."""
+        return remove_deleted(self.database, self.store)
 
     def _settle(self) -> None:
         """From time to time make the index durable, so that recovery has little to look at."""

@@ -11,15 +11,16 @@ from imaging_ai.archive.batch import Held
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import SeriesSummary, StoredInstance
 from imaging_ai.db.engine import Database
-from imaging_ai.db.tables import InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
+from imaging_ai.db.tables import DeletedInstanceRow, InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound
 
-__all__ = ["await_results", "held", "instances", "known", "named", "stored", "summary"]
+__all__ = ["await_results", "deleted", "held", "instances", "known", "named", "stored", "summary"]
 
 STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
 INSTANCE: Table = InstanceRow.metadata.tables["instance"]
 REPLACED: Table = ReplacedInstanceRow.metadata.tables["replaced_instance"]
+DELETED: Table = DeletedInstanceRow.metadata.tables["deleted_instance"]
 _JOINED = INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY, STUDY.c.id == SERIES.c.study_id)
 
 #: Attributes that rules and models may ask for, by keyword, and the column that holds them.
@@ -141,12 +142,21 @@ def await_results(database: Database) -> None:
 
 
 def known(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:
-    """Return those of the blobs that a row names, as current or as replaced content."""
+    """Return those of the blobs that a row names, as current or replaced content, or as deleted."""
+    return _in_tables(database, (INSTANCE, REPLACED, DELETED), blobs)
+
+
+def deleted(database: Database, blobs: Sequence[BlobRef]) -> set[BlobRef]:
+    """Return those of the blobs that were deleted."""
+    return _in_tables(database, (DELETED,), blobs)
+
+
+def _in_tables(database: Database, tables: Sequence[Table], blobs: Sequence[BlobRef]) -> set[BlobRef]:
     wanted = set(blobs)
     keys = sorted({blob.key for blob in blobs})
     found: set[BlobRef] = set()
     with database.read() as session:
-        for table in (INSTANCE, REPLACED):
+        for table in tables:  # in this order: a row goes from the first to the others
             for start in range(0, len(keys), 500):
                 columns = table.c.blob_key, table.c.blob_offset, table.c.blob_length
                 rows = session.connection().execute(

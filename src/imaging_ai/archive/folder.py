@@ -166,14 +166,18 @@ class FolderStore:
         """Return a range of an object."""
         begin, wanted = _range(ref, start, length)
         with self._open(ref) as descriptor:
-            return _read_all(descriptor, wanted, begin)
+            data = _read_all(descriptor, wanted, begin)
+            _require_live(descriptor, ref)
+            return data
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give an object in pieces."""
         with self._open(ref) as descriptor:
             for start in range(0, ref.length, chunk_size):
                 begin, wanted = _range(ref, start, chunk_size)
-                yield _read_all(descriptor, wanted, begin)
+                data = _read_all(descriptor, wanted, begin)
+                _require_live(descriptor, ref)
+                yield data
 
     @contextmanager
     def _open(self, ref: BlobRef) -> Iterator[int]:
@@ -316,6 +320,12 @@ def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
                 raise OSError(errno.EIO, "the file is shorter than what was stored")
             data += more
     return data
+
+
+def _require_live(descriptor: int, ref: BlobRef) -> None:
+    """Raise `NotFound` when a small object was erased, perhaps while it was read: it reads as zeros then."""
+    if ref.key.startswith("logs/") and log.is_erased(descriptor, ref.offset):
+        raise NotFound("the stored object is gone")
 
 
 def _range(ref: BlobRef, start: int, length: int | None) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import exc
 from sqlalchemy.pool import PoolProxiedConnection
 
+from imaging_ai.archive import find
 from imaging_ai.archive.batch import Arrival, Batch, KnownRows
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import DatabaseUnavailable
@@ -38,6 +39,7 @@ class Index:
         self._lock = threading.Lock()
         self._connection: PoolProxiedConnection | None = None
         self._known = KnownRows()
+        self._newest_deletion: int | None = None
         self._recent: deque[tuple[float, Arrival]] = deque()
         self._errors: Any = database.engine.dialect.loaded_dbapi
         self._translations: dict[str, str] = {}
@@ -95,6 +97,7 @@ class Index:
         try:
             if self._database.is_sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
+                self._forget_deleted(cursor)
             batch.put(arrivals)
             self._doubt(arrivals, True)
             connection.commit()
@@ -109,6 +112,13 @@ class Index:
             self._known.clear()
         self._known.update(batch.made)
         self._remember(arrivals)
+
+    def _forget_deleted(self, cursor: Any) -> None:
+        """Where something was deleted, SQLite may give the number of a row that we know to another one."""
+        newest = cursor.execute("SELECT max(id) FROM deleted_instance").fetchone()[0]
+        if newest != self._newest_deletion:
+            self._known.clear()
+            self._newest_deletion = newest
 
     def _roll_back(self, connection: PoolProxiedConnection) -> None:
         try:
@@ -139,7 +149,8 @@ class Index:
         self._recent.clear()
         try:
             if lately:
-                self._transaction(lately)
+                gone = find.deleted(self._database, [arrival.blob for arrival in lately])
+                self._transaction([arrival for arrival in lately if arrival.blob not in gone])
         except BaseException:
             self._recent.extend((time.monotonic(), arrival) for arrival in lately)
             raise

@@ -17,7 +17,7 @@ import numpy as np
 
 from imaging_ai.archive.linux import punch_hole
 
-__all__ = ["HEADER_BYTES", "Record", "Segment", "checksum", "erase", "records"]
+__all__ = ["HEADER_BYTES", "Record", "Segment", "checksum", "erase", "is_erased", "records"]
 
 HEADER_BYTES = 64
 _ALIGNMENT = 64
@@ -139,6 +139,11 @@ def erase(path: Path, offset: int, length: int) -> None:
         punch_hole(descriptor, offset, length)
     finally:
         os.close(descriptor)
+
+
+def is_erased(descriptor: int, offset: int) -> bool:
+    """Say whether the record of the object at `offset` is marked as dead."""
+    return os.pread(descriptor, 4, offset - HEADER_BYTES + len(_MAGIC)) == struct.pack("<I", _DEAD)
 
 
 def _aligned(position: int) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from sqlalchemy import select
+from sqlmodel import Session
 
+from imaging_ai.archive.deletion import was_deleted
 from imaging_ai.archive.find import INSTANCE, SERIES, STUDY, stored
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import NotFound
+from imaging_ai.errors import Gone, NotFound
 
-__all__ = ["shelved"]
+__all__ = ["shelved", "shelved_in"]
 
 
 def shelved(
@@ -22,6 +24,14 @@ def shelved(
     NotFound
         If there are none; `Gone` if they were deleted.
     """
+    with database.read() as session:
+        return shelved_in(session, study, series, instance)
+
+
+def shelved_in(
+    session: Session, study: str, series: str | None = None, instance: str | None = None
+) -> tuple[StoredInstance, ...]:
+    """Return the same as a transaction sees it."""
     joined = INSTANCE.join(SERIES, SERIES.c.id == INSTANCE.c.series_id).join(STUDY, STUDY.c.id == SERIES.c.study_id)
     query = (
         select(INSTANCE, SERIES.c.series_instance_uid, STUDY.c.study_instance_uid)
@@ -33,8 +43,9 @@ def shelved(
         query = query.where(SERIES.c.series_instance_uid == series)
     if instance is not None:
         query = query.where(INSTANCE.c.sop_instance_uid == instance)
-    with database.read() as session:
-        rows = session.connection().execute(query).all()
+    rows = session.connection().execute(query).all()
     if not rows:
+        if was_deleted(session, study, series, instance):
+            raise Gone("what was held here has been deleted")
         raise NotFound("no such instances are held here")
     return tuple(stored(row) for row in rows)

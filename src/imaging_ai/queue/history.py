@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+import msgspec
 from sqlalchemy import CompoundSelect, Connection, and_, null, or_, select
 
 from imaging_ai.core.identity import is_uid
@@ -11,7 +12,7 @@ from imaging_ai.core.job import Job, JobState
 from imaging_ai.errors import NotFound
 from imaging_ai.queue.rows import job_from, jobs, series_key, workers
 
-__all__ = ["eta", "find", "get", "predecessor"]
+__all__ = ["eta", "find", "get", "open_on", "predecessor", "why_not_again"]
 
 #: The recent runs of a model whose median tells how long it takes.
 _RECENT = 21
@@ -48,6 +49,15 @@ def find(
     if model is not None:
         chosen = chosen.where(jobs.c.model == model)
     return [job_from(row) for row in connection.execute(chosen).mappings()]
+
+
+def open_on(connection: Connection, study_instance_uid: str, inputs: frozenset[str]) -> list[int]:
+    """Return the ids of the jobs of a study that wait or run, and were made for any of these instances."""
+    is_open = jobs.c.state.in_([JobState.SCHEDULED, JobState.IN_PROGRESS])
+    rows = connection.execute(
+        select(jobs.c.id, jobs.c.inputs).where(jobs.c.study_instance_uid == study_instance_uid, is_open)
+    )
+    return [row.id for row in rows if not inputs.isdisjoint(msgspec.json.decode(row.inputs))]
 
 
 def predecessor(connection: Connection, job: Job) -> Job | None:
@@ -106,3 +116,10 @@ def _duration(connection: Connection, model: str) -> float | None:
 def _workers(connection: Connection, queue: str) -> int:
     served = connection.execute(select(workers.c.queues)).scalars()
     return max(1, sum(queue in queues.split(",") for queues in served))
+
+
+def why_not_again(job: Job) -> str:
+    """Say why a job cannot be run again by hand."""
+    if job.state is not JobState.CANCELED:
+        return f"it is {job.state}"
+    return "it only records why nothing ran" if not job.model else "newer instances have superseded it"

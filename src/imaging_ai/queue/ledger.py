@@ -73,7 +73,7 @@ class Ledger:
         job_id = _insert(connection, new_row(request, now=now, max_attempts=self._max_attempts))
         if job_id is None:
             return None
-        self._supersede(session, job_id, request, now)
+        self._supersede(session, job_id, request)
         _record(session, "job.schedule", job_id)
         if not request.job_uid:  # else it was made as a work item, and is known as that
             workitem_news.scheduled(connection, job_id, self._ae_title)
@@ -87,7 +87,24 @@ class Ledger:
         row |= {"state": JobState.CANCELED.value, "model": "", "queue": "", "finished_at": now, "stage": failure.stage}
         return _insert(session.connection(), row)
 
-    def _supersede(self, session: Session, job_id: int, request: JobRequest, now: float) -> None:
+    def withdraw(self, session: Session, study_instance_uid: str, gone: Collection[str], *, actor: str = "") -> int:
+        """Stop, in the caller's transaction, what waits or runs on instances that are deleted; return how many jobs."""
+        why = Failure(Stage.READ, "inputs-deleted", "instances that the job was made for were deleted", permanent=True)
+        which = jobs.c.id.in_(history.open_on(session.connection(), study_instance_uid, frozenset(gone)))
+        stopped = self._stop_all(session, which, why, actor=actor)
+        self._tell(session)
+        return stopped
+
+    def _stop_all(self, session: Session, which: ColumnElement[bool], why: Failure, *, actor: str = "") -> int:
+        connection = session.connection()
+        stopped = _stop(which, self._clock()).values(**failure_columns(why)).returning(jobs.c.id)
+        ids = connection.execute(stopped).scalars().all()
+        for each in ids:
+            _record(session, "job.cancel", each, actor=actor, detail=why.code)
+            workitem_news.asked_to_stop(connection, each, actor or self._ae_title)
+        return len(ids)
+
+    def _supersede(self, session: Session, job_id: int, request: JobRequest) -> None:
         connection = session.connection()
         older = (
             (jobs.c.study_instance_uid == request.study_instance_uid)
@@ -96,11 +113,8 @@ class Ledger:
             & (jobs.c.series_instance_uids == series_key(request.series_instance_uids))
             & (jobs.c.revision < request.revision)
         )
-        why = failure_columns(Failure(Stage.QUEUE, "superseded", "newer instances have arrived", permanent=True))
-        stopped = _stop(older, now).values(**why).returning(jobs.c.id)
-        for each in connection.execute(stopped).scalars().all():
-            _record(session, "job.cancel", each, detail="superseded")
-            workitem_news.asked_to_stop(connection, each, self._ae_title)
+        why = Failure(Stage.QUEUE, "superseded", "newer instances have arrived", permanent=True)
+        self._stop_all(session, older, why)
         done = select(jobs.c.id).where(older, jobs.c.state == JobState.COMPLETED).order_by(jobs.c.id.desc()).limit(1)
         if (predecessor := connection.execute(done).scalar()) is not None:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(supersedes=predecessor))
@@ -279,7 +293,7 @@ class Ledger:
             )
             if not connection.execute(again).rowcount:
                 job = history.get(connection, job_id)
-                raise WrongState(f"job {job_id} cannot be run again: {_why_not(job)}")
+                raise WrongState(f"job {job_id} cannot be run again: {history.why_not_again(job)}")
             _record(session, "job.retry", job_id, actor=actor)
             workitem_news.reopened(connection, job_id)
             self._tell(session)
@@ -377,12 +391,6 @@ def _stop(which: ColumnElement[bool], now: float) -> Update:
             cancel_requested=_RUNNING,
         )
     )
-
-
-def _why_not(job: Job) -> str:
-    if job.state is not JobState.CANCELED:
-        return f"it is {job.state}"
-    return "it only records why nothing ran" if not job.model else "newer instances have superseded it"
 
 
 def _record(session: Session, action: str, job_id: int, **event: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def joined(parts: Parts, boundary: str = "b") -> bytes:
 
 def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
     edges = [0, *sorted({one % (len(body) + 1) for one in cuts}), len(body)]
-    return [body[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [body[start:end] for start, end in pairwise(edges)]
 
 
 #: What is hard: bytes that look like a delimiter, or like its beginning.

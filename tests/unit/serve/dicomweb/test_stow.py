@@ -84,7 +84,7 @@ def test_all_good_is_200_with_an_item_for_each_instance(client: TestClient[Lites
 def test_the_urls_of_the_answer_lead_to_study_and_instances(client: TestClient[Litestar]) -> None:
     (ds,) = ct()
     answer = post(client, [instance(phantoms.to_bytes(ds))]).json()
-    study = f"http://localhost:8080/dicom-web/studies/{ds.StudyInstanceUID}"
+    study = f"http://server.local:8080/dicom-web/studies/{ds.StudyInstanceUID}"
     assert answer[URL] == {"vr": "UR", "Value": [study]}
     (item,) = answer[REFERENCED]["Value"]
     assert item[URL]["Value"] == [f"{study}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"]
