@@ -12,7 +12,7 @@ import logging
 import random
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 
 import msgspec
@@ -31,7 +31,7 @@ __all__ = ["Describer"]
 _log = logging.getLogger(__name__)
 
 _SELECT = """
-SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.blob_key, i.blob_offset, i.blob_length,
+SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset, i.blob_length,
        series.series_instance_uid, study.study_instance_uid, d.metadata_json, d.frames, d.bulk, d.error
 FROM instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id
 LEFT JOIN instance_document d ON d.instance_id = i.id
@@ -82,11 +82,33 @@ class Describer:
         NotFound
             If the instance is no longer in the index.
         """
-        with self._database.read() as session:
-            found = session.connection().execute(_ONE, {"sop_instance_uid": instance.sop_instance_uid})
-            row = found.mappings().one_or_none()
+        row = self._row(instance.sop_instance_uid)
         if row is None:
             raise NotFound("no such instance is stored here")
+        return self._document(row)
+
+    def find(self, sop_instance_uid: str) -> tuple[StoredInstance, Callable[[], Document]] | None:
+        """Look an instance up together with its document, which is read only when it is asked for."""
+        row = self._row(sop_instance_uid)
+        if row is None:
+            return None
+        blob = BlobRef(row["blob_key"], row["blob_offset"], row["blob_length"])
+        names = (
+            "sop_instance_uid",
+            "sop_class_uid",
+            "transfer_syntax_uid",
+            "study_instance_uid",
+            "series_instance_uid",
+        )
+        instance = StoredInstance(*(row[name] for name in names), row["instance_number"], blob)
+        return instance, lambda: self._document(row)
+
+    def _row(self, sop_instance_uid: str) -> RowMapping | None:
+        with self._database.read() as session:
+            found = session.connection().execute(_ONE, {"sop_instance_uid": sop_instance_uid})
+            return found.mappings().one_or_none()
+
+    def _document(self, row: RowMapping) -> Document:
         if row["metadata_json"] is None:
             document = self._describe(row)
             self._keep([(row, document)])

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
+import numpy as np
 from PIL import Image
 
 __all__ = ["FORMATS", "encode", "encode_moving"]
@@ -21,7 +23,13 @@ def encode(picture: Image.Image, media_type: str, *, quality: int | None = None,
     """Return a picture as a file of `media_type`; `quality` counts for JPEG, and for JPEG 2000, else lossless."""
     options: dict[str, Any] = {}
     if media_type == "image/jpeg":
-        options = {"quality": quality or DEFAULT_QUALITY, "subsampling": 0 if (quality or DEFAULT_QUALITY) >= 90 else 2}
+        level = quality or DEFAULT_QUALITY
+        whole_colours = level >= DEFAULT_QUALITY
+        if not icc_profile:  # other threads may run meanwhile, as they may not with Pillow
+            return bytes(
+                imagecodecs.jpeg_encode(np.asarray(picture), level, subsampling="444" if whole_colours else "420")
+            )
+        options = {"quality": level, "subsampling": 0 if whole_colours else 2}
     elif media_type == "image/png":
         options = {"compress_level": 2}
     elif media_type == "image/jp2" and quality is not None and quality < 100:

@@ -7,6 +7,7 @@ values of up to 16 bits go through one table of all of them; everything else is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +80,7 @@ class Rescale:
 Modality = Rescale | LookupTable
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Grayscale:
     """What is done to stored values of one sample a pixel."""
 
@@ -90,14 +91,21 @@ class Grayscale:
     def levels(self, stored: NDArray[Any]) -> Levels:
         """Return the levels of a frame of stored values."""
         if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and stored.size > 1 << 14:
-            unsigned = np.dtype(f"u{stored.dtype.itemsize}")
-            everything = np.arange(1 << 8 * stored.dtype.itemsize, dtype=unsigned).view(stored.dtype)
-            return np.take(self._levels(everything), np.ascontiguousarray(stored).view(unsigned))
+            return np.take(_table(self, stored.dtype), np.ascontiguousarray(stored).view(_unsigned(stored.dtype)))
         return self._levels(stored)
 
     def _levels(self, stored: NDArray[Any]) -> Levels:
         values = self.modality.of(stored.astype(np.float64))
         return levels_of(self.voi.shades(values), inverted=self.inverted)
+
+
+def _unsigned(of: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"u{of.itemsize}")
+
+
+@lru_cache(maxsize=64)  # the images of a series mostly have the same; lookup tables are each their own
+def _table(gray: Grayscale, dtype: np.dtype[Any]) -> Levels:
+    return gray._levels(np.arange(1 << 8 * dtype.itemsize, dtype=_unsigned(dtype)).view(dtype))
 
 
 def levels_of(shades: Values, *, inverted: bool = False) -> Levels:

@@ -60,17 +60,16 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     place, wish = Place.of(request), rendered_query.wish(request)
     ranges = accepted(request)
-    stored = place.stored(rendering.retriever)
     answering = Answering(rendering, request, wish)
-    if place.instance is None:
-        response = answering.everything(stored, ranges)
+    if place.series is None or place.instance is None:
+        response = answering.everything(place.stored(rendering.retriever), ranges)
     else:
-        source = rendering.open(stored[0])
+        stored, source = rendering.find(place.study, place.series, place.instance)
         place.check_frames(source)
         if category_of(source) == "image":
-            response = answering.image(stored[0], source, place.frames, ranges)
+            response = answering.image(stored, source, place.frames, ranges)
         else:
-            response = answering.text(stored[0], source, best_of(ranges, offers_of(source)))
+            response = answering.text(stored, source, best_of(ranges, offers_of(source)))
     parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
     return response
 

@@ -17,6 +17,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from imaging_ai.archive.document import Document
 from imaging_ai.archive.retrieve import Retriever
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
@@ -66,12 +67,22 @@ class Rendering:
 
     def open(self, stored: StoredInstance) -> Source:
         """Open an instance."""
+        return self._opened(stored, lambda: self._describer.document_of(stored))
+
+    def find(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
+        """Look one instance up and open it. Raises `NotFound`, or `Gone` when it was deleted."""
+        found = self._describer.find(instance)
+        if found is None or (found[0].study_instance_uid, found[0].series_instance_uid) != (study, series):
+            stored = self.retriever.one(study, series, instance).instance  # says what is wrong, mostly
+            return stored, self.open(stored)
+        return found[0], self._opened(*found)
+
+    def _opened(self, stored: StoredInstance, document: Callable[[], Document]) -> Source:
         with self._lock:
             if source := self._open.get(stored.blob):
                 self._open.move_to_end(stored.blob)
                 return source
-        read = partial(self.retriever.store.read, stored.blob)
-        source = open_source(self._describer.document_of(stored), read, stored.blob.length)
+        source = open_source(document(), partial(self.retriever.store.read, stored.blob), stored.blob.length)
         self._keep_open(stored.blob, source)
         return source
 

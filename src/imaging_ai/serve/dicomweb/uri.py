@@ -10,7 +10,6 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.handlers import BaseRouteHandler
 
-from imaging_ai.core.instance import StoredInstance
 from imaging_ai.errors import BadParameterError
 from imaging_ai.render.source import Source
 from imaging_ai.serve.dicomweb.media import best_of
@@ -39,18 +38,18 @@ def uri_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     wanted = asked(request)
-    listed = rendering.retriever.one(wanted.study, wanted.series, wanted.instance)
     if wanted.dicom:
+        listed = rendering.retriever.one(wanted.study, wanted.series, wanted.instance)
         response = answer_instances(rendering.retriever, request, [listed], single=True, ranges=wanted.ranges)
     else:
-        response = _rendered(rendering, request, listed.instance, wanted)
+        response = _rendered(rendering, request, wanted)
     action = "read-instances" if wanted.dicom else "read-rendered"
     parts.accesses.note(request, action, "instance", wanted.instance)
     return response
 
 
-def _rendered(rendering: Rendering, request: AnyRequest, stored: StoredInstance, wanted: Asked) -> Response[Any]:
-    source = rendering.open(stored)
+def _rendered(rendering: Rendering, request: AnyRequest, wanted: Asked) -> Response[Any]:
+    stored, source = rendering.find(wanted.study, wanted.series, wanted.instance)
     answering = Answering(rendering, request, wanted.wish)
     if category_of(source) != "image":
         if wanted.frame_number is not None:
