@@ -31,7 +31,8 @@ __all__ = ["Describer"]
 _log = logging.getLogger(__name__)
 
 _SELECT = """
-SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset, i.blob_length,
+SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number,
+       i.blob_key, i.blob_offset, i.blob_length,
        series.series_instance_uid, study.study_instance_uid, d.metadata_json, d.frames, d.bulk, d.error
 FROM instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id
 LEFT JOIN instance_document d ON d.instance_id = i.id
@@ -93,14 +94,15 @@ class Describer:
         if row is None:
             return None
         blob = BlobRef(row["blob_key"], row["blob_offset"], row["blob_length"])
-        names = (
-            "sop_instance_uid",
-            "sop_class_uid",
-            "transfer_syntax_uid",
-            "study_instance_uid",
-            "series_instance_uid",
+        instance = StoredInstance(
+            sop_instance_uid=row["sop_instance_uid"],
+            sop_class_uid=row["sop_class_uid"],
+            transfer_syntax_uid=row["transfer_syntax_uid"],
+            study_instance_uid=row["study_instance_uid"],
+            series_instance_uid=row["series_instance_uid"],
+            instance_number=row["instance_number"],
+            blob=blob,
         )
-        instance = StoredInstance(*(row[name] for name in names), row["instance_number"], blob)
         return instance, lambda: self._document(row)
 
     def _row(self, sop_instance_uid: str) -> RowMapping | None:
