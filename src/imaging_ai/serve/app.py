@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from litestar import Litestar, Router
@@ -66,7 +66,7 @@ def make_app(
             *routers,
         ],
         on_startup=[dicomweb.notifier.start] if dicomweb and dicomweb.notifier else [],
-        on_shutdown=[dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else [],
+        on_shutdown=[*([dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else []), *_closed(dicomweb)],
         cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},
@@ -75,6 +75,11 @@ def make_app(
         ),
         logging_config=None,
     )
+
+
+def _closed(dicomweb: Parts | None) -> list[Callable[[], None]]:
+    """What ends with the process: of what was stored here, recovery finds nothing to do then."""
+    return [dicomweb.archive.close] if dicomweb else []
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
