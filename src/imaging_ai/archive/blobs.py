@@ -14,7 +14,7 @@ from imaging_ai.archive.folder import FolderStore, Known
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import ConfigError
 
-__all__ = ["BlobStore", "BlobWriter", "FolderStore", "JournaledStore", "StagedWriter", "open_store"]
+__all__ = ["BlobStore", "BlobWriter", "FolderStore", "JournaledStore", "NearStore", "StagedWriter", "open_store"]
 
 
 class BlobWriter(Protocol):
@@ -89,6 +89,14 @@ class JournaledStore(Protocol):
 
     def close(self, known: Known) -> None:
         """End this process's use of the store, settling what `known` has."""
+
+
+@runtime_checkable
+class NearStore(Protocol):
+    """A store that may have bytes in memory, and can tell."""
+
+    def read_at_once(self, ref: BlobRef, start: int, length: int) -> bytes | None:
+        """Return a range of an object if nothing waits for it; else None."""
 
 
 def open_store(url: str, *, sync: bool = True, min_free_bytes: int = 64 << 20) -> BlobStore:

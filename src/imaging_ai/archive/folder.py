@@ -21,7 +21,7 @@ from imaging_ai.archive import log
 from imaging_ai.archive.folder_writer import SMALL_BYTES, FolderWriter, storage_errors
 from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.errors import NotFound
+from imaging_ai.errors import ImagingAiError, NotFound
 
 __all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known"]
 
@@ -169,6 +169,18 @@ class FolderStore:
             data = _read_all(descriptor, wanted, begin)
             _require_live(descriptor, ref)
             return data
+
+    def read_at_once(self, ref: BlobRef, start: int, length: int) -> bytes | None:
+        """Return a range of an object if the system holds it in memory, so that nothing waits for a disk; else None."""
+        begin, wanted = _range(ref, start, length)
+        buffer = bytearray(wanted)
+        try:
+            with self._open(ref) as descriptor:
+                if os.preadv(descriptor, [buffer], begin, os.RWF_NOWAIT) == wanted:
+                    return bytes(buffer)
+        except (AttributeError, OSError, ImagingAiError):  # not this system, not this file system, not in memory
+            pass
+        return None
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give an object in pieces."""

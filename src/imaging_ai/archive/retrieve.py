@@ -6,6 +6,7 @@ asked of the index every time, so that a deletion or a replacement is seen by th
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import zlib
 from collections import OrderedDict
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Row, TextClause, bindparam, text
+from sqlalchemy.exc import TimeoutError
 
-from imaging_ai.archive.blobs import BlobStore
+from imaging_ai.archive.blobs import BlobStore, NearStore
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.shelf import shelved
@@ -25,7 +27,7 @@ from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import NotFound
 
-__all__ = ["Listed", "Retriever"]
+__all__ = ["Listed", "Retriever", "WouldWait"]
 
 _REMEMBERED_BYTES = 32 << 20
 
@@ -56,6 +58,10 @@ _DOCUMENTS = text("SELECT instance_id, metadata_json FROM instance_document WHER
 )
 
 
+class WouldWait(Exception):
+    """Raised when bytes that were wanted at once are not in memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An instance of the index, and the number of its row."""
@@ -69,6 +75,8 @@ class Retriever:
 
     def __init__(self, database: Database, store: BlobStore, describer: Describer) -> None:
         self._database, self.store, self._describer = database, store, describer
+        # asked once: the type of a store takes longer to tell than a frame to read
+        self._near = store if database.is_sqlite and isinstance(store, NearStore) else None
         self._lock = threading.Lock()
         self._layouts: OrderedDict[tuple[int, BlobRef], Layout] = OrderedDict()
         self._weight = 0
@@ -98,6 +106,30 @@ class Retriever:
     def one(self, study: str, series: str, instance: str) -> Listed:
         """Return one instance. Raises `NotFound` or `Gone`."""
         return self.listed(study, series, instance)[0]
+
+    def at_once(self, study: str, series: str, instance: str) -> Source | None:
+        """Return an instance if nothing waits for it: the index is a local file and its layout remembered.
+
+        Reading bytes of it that are not in memory raises `WouldWait`. None does not say that it is not here.
+        """
+        if self._near is None:
+            return None
+        try:
+            connection = self._database.engine.raw_connection()
+            try:
+                row = connection.cursor().execute(_ONE.text, {"instance": instance}).fetchone()
+            finally:
+                connection.close()
+        except (sqlite3.Error, TimeoutError):
+            return None
+        if row is None or row[8:] != (series, study):
+            return None
+        blob = BlobRef(*row[5:8])
+        with self._lock:
+            layout = self._layouts.get((row[0], blob))
+        if layout is None:
+            return None
+        return Source(row[2], instance, partial(_read_at_once, self._near, blob), blob.length, layout)
 
     def layout(self, listed: Listed) -> Layout:
         """Return the layout of an instance. Raises `NotFound` when it has left the index meanwhile."""
@@ -138,6 +170,13 @@ class Retriever:
                 yield one.instance, self._describer.document_of(one.instance).json
             except NotFound:
                 continue
+
+
+def _read_at_once(store: NearStore, blob: BlobRef, start: int, length: int) -> bytes:
+    data = store.read_at_once(blob, start, length)
+    if data is None:
+        raise WouldWait
+    return data
 
 
 def _listed(row: Row[tuple[object, ...]]) -> Listed:

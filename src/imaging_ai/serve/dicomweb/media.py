@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from litestar import Request
@@ -113,7 +114,11 @@ def accepted(request: AnyRequest) -> tuple[MediaType, ...]:
     asked = request.query_params.getall("accept", [])
     if not asked:
         asked = request.headers.getall("accept", [])
-    text = ",".join(asked)
+    return _ranges(",".join(asked))
+
+
+@lru_cache(maxsize=256)  # clients say the same thing every time
+def _ranges(text: str) -> tuple[MediaType, ...]:
     if len(text) > _MOST_CHARACTERS:
         raise InputError(f"accept is longer than {_MOST_CHARACTERS} characters")
     ranges = [MediaType.parse(item) for item in _split(text, ",") if item.strip()]

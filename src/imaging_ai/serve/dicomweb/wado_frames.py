@@ -13,14 +13,14 @@ from litestar import Response
 from litestar.response import Stream
 
 from imaging_ai.archive.document import DEFLATED, EXPLICIT_LITTLE_ENDIAN
-from imaging_ai.archive.retrieve import Listed, Retriever
+from imaging_ai.archive.retrieve import Listed, Retriever, WouldWait
 from imaging_ai.archive.transcode import NATIVE, Source, frame, refusal
 from imaging_ai.errors import BadParameterError, NotAcceptable, NotDicom, NotFound
 from imaging_ai.serve.dicomweb.media import AnyRequest, accepted
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms
 from imaging_ai.serve.dicomweb.wire import Part, multipart
 
-__all__ = ["answer_frames", "chosen_form", "content_type", "frame_numbers", "frame_reader"]
+__all__ = ["answer_at_once", "answer_frames", "chosen_form", "content_type", "frame_numbers", "frame_reader"]
 
 _MOST_FRAMES = 10_000
 _AT_ONCE = 4 << 20  # so many bytes are answered in one piece
@@ -77,6 +77,23 @@ def answer_frames(
     return _at_once([first, *map(read, numbers[1:])], form)
 
 
+def answer_at_once(request: AnyRequest, source: Source, numbers: Sequence[int]) -> Response[bytes] | None:
+    """Answer with a frame as it is stored, if its bytes are in memory; None leaves the rest to `answer_frames`."""
+    layout = source.layout
+    if len(numbers) != 1 or not 1 <= numbers[0] <= layout.frames.count:
+        return None
+    if sum(length for _, length in layout.frames.ranges(numbers[0])) > _AT_ONCE:
+        return None
+    form = next(frame_forms(accepted(request), layout.transfer_syntax_uid), None)
+    if form is None or not _as_stored(source, form.transfer_syntax):
+        return None
+    try:
+        data = frame(source, numbers[0], form.transfer_syntax)
+    except WouldWait:
+        return None
+    return _at_once((data,), form) if form.multipart else Response(data, media_type=content_type(form))
+
+
 def chosen_form(source: Source, forms: Iterator[Form], *, many: bool) -> Form:
     """Return the first form that is possible; `many` frames need parts.
 
@@ -113,10 +130,12 @@ def content_type(form: Form) -> str:
 
 def _refusal(source: Source, target: str) -> str:
     """Say why frames cannot be given; those of a damaged instance that are whole can, as they are stored."""
+    return "" if _as_stored(source, target) else refusal(source.layout, target)
+
+
+def _as_stored(source: Source, target: str) -> bool:
     stored = source.layout.transfer_syntax_uid
-    if target == stored or (target == EXPLICIT_LITTLE_ENDIAN and stored in NATIVE):
-        return ""
-    return refusal(source.layout, target)
+    return target == stored or (target == EXPLICIT_LITTLE_ENDIAN and stored in NATIVE)
 
 
 def _first(read: Callable[[int], bytes], number: int) -> bytes:
