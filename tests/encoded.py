@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 import phantoms
-from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement, SegmentDescription
+from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement, ParametricMap, SegmentDescription
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, Predecessor, encode_results
+from imaging_ai.explain.pictures import key_slices
+from imaging_ai.infer.measure import measure
 from imaging_ai.infer.volume import read_volume
 
 CREATED_AT = 1_700_000_000.25
@@ -85,16 +88,61 @@ def predecessors(volume: Volume) -> tuple[Predecessor, Predecessor]:
     )
 
 
+def with_long_axes(some: Sequence[Finding], volume: Volume) -> list[Finding]:
+    """Add the longest diameter to what was found, as it is measured."""
+    whole = (slice(0, None),) * 3
+    return [
+        replace(one, measurements=(*one.measurements, *measure(one.mask, whole, volume, ["long_axis"])))
+        if one.found
+        else one
+        for one in some
+    ]
+
+
+def probability(volume: Volume, **options: object) -> ParametricMap:
+    """Make a map of values that all differ, so that any of them in a wrong place shows."""
+    values = np.linspace(0, 1, int(np.prod(volume.grid.shape)), dtype=np.float32).reshape(volume.grid.shape)
+    described: dict[str, object] = {
+        "name": "probability",
+        "values": values,
+        "limits": (0.0, 1.0),
+        "quantity": Code("110854", "DCM", "Fractional Probabilistic Segmentation"),
+        "unit": Code("1", "UCUM", "no units"),
+        "description": "Probability of Lesion",
+        "derivation": "Softmax of the network",
+        **options,
+    }
+    return ParametricMap(**described)  # type: ignore[arg-type]
+
+
 def encode(volume: Volume, some: Sequence[Finding] | None = None, **options: object) -> dict[str, EncodedObject]:
-    """Encode with the defaults of the tests; return the objects by their kind."""
+    """Encode with the defaults of the tests; return the objects by kind, further ones of a kind as `SR 2`, …"""
     arguments: dict[str, object] = {"job_uid": JOB_UID, "created_at": CREATED_AT, **options}
     some = findings(volume.grid.shape) if some is None else some
-    return {obj.kind: obj for obj in encode_results(volume, some, MODEL, **arguments)}  # type: ignore[arg-type]
+    named: dict[str, EncodedObject] = {}
+    for obj in encode_results(volume, some, MODEL, **arguments):  # type: ignore[arg-type]
+        number = sum(key.split()[0] == obj.kind for key in named) + 1
+        named[obj.kind if number == 1 else f"{obj.kind} {number}"] = obj
+    return named
+
+
+#: Every kind of object that `encode_all` makes at least one of; the second report is the one of lines.
+KINDS = ("SEG", "SR", "SR 2", "PM", "SC", "KO")
 
 
 def encode_all(volume: Volume, some: Sequence[Finding] | None = None) -> dict[str, EncodedObject]:
     """Encode every kind of object that there is."""
-    return encode(volume, some, kinds=("SEG", "SR", "KO"), supersedes=predecessors(volume))
+    some = with_long_axes(findings(volume.grid.shape) if some is None else some, volume)
+    heat = probability(volume)
+    return encode(
+        volume,
+        some,
+        kinds=("SEG", "SR", "PM", "SC", "KO"),
+        lines=True,
+        maps=[heat],
+        pictures=key_slices(volume, some, "Lesion finder 1.2.0", heat, most=2),
+        supersedes=predecessors(volume),
+    )
 
 
 def read(obj: EncodedObject) -> Dataset:

@@ -67,7 +67,7 @@ class DemoReport:
     @property
     def good(self) -> bool:
         """Whether every kind of result is there."""
-        return {"SEG", "SR"} <= {one.kind for one in self.results}
+        return {"SEG", "SR", "PM", "SC"} <= {one.kind for one in self.results}
 
 
 def run_demo(folder: Path, *, input_dir: Path | None, tell: Tell, stay: bool, timeout: float = 300.0) -> DemoReport:

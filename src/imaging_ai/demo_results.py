@@ -6,7 +6,7 @@ Everything is read from the SEG and the SR themselves, as any other system would
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import Dataset
+from pydicom.uid import ParametricMapStorage, SecondaryCaptureImageStorage
 
+from imaging_ai.core.colour import srgb_of
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.core.volume import Volume
 from imaging_ai.explain.overlay import three_planes
@@ -22,7 +24,8 @@ from imaging_ai.infer.volume import read_volume
 
 __all__ = ["Outcome", "save", "segment_masks"]
 
-_KINDS = {"SEG": "SEG", "SR": "SR", "PR": "PR", "KO": "KO"}
+#: What an object is, where its Modality is only OT.
+_KINDS: Mapping[str, str] = {ParametricMapStorage: "PM", SecondaryCaptureImageStorage: "SC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,12 @@ def save(folder: Path, objects: Sequence[tuple[StoredInstance, bytes]], source: 
     preview: Path | None = None
     for instance, data in objects:
         ds = pydicom.dcmread(io.BytesIO(data))
-        kind = _KINDS.get(ds.Modality, ds.Modality)
+        kind = _KINDS.get(ds.SOPClassUID, str(ds.Modality))
         path = folder / f"{kind.lower()}-{instance.sop_instance_uid[-12:]}.dcm"
         path.write_bytes(data)
         files.append((kind, str(ds.SeriesDescription), path))
         if kind == "SR":
-            for label, rows in measurements(ds):
+            for label, rows in () if _is_of_lines(ds) else measurements(ds):
                 sentences.append(f"{label}: " + ", ".join(f"{name} {value:.4g} {unit}" for name, value, unit in rows))
                 volumes += [_millilitres(value, unit) for name, value, unit in rows if name == "Volume"]
         if kind == "SEG":
@@ -86,6 +89,11 @@ def measurements(ds: Dataset) -> Iterator[tuple[str, list[tuple[str, float, str]
         yield label, rows
 
 
+def _is_of_lines(ds: Dataset) -> bool:
+    """Whether a report repeats the diameters of another as lines."""
+    return any(item.ValueType == "SCOORD3D" for item in _walk(ds))
+
+
 def _walk(item: Dataset) -> Iterator[Dataset]:
     for one in item.get("ContentSequence", ()):
         yield one
@@ -111,15 +119,6 @@ def _millilitres(value: float, unit: str) -> float:
 
 
 def _rgb(segment: Dataset) -> tuple[int, int, int]:
-    """The display colour: CIELab as DICOM scales it (PS3.3 C.10.7.1.1) to sRGB (IEC 61966-2-1)."""
-    lab = segment.get("RecommendedDisplayCIELabValue")
-    if lab is None:
-        return 255, 59, 48
-    lightness, a, b = lab[0] / 655.35, lab[1] / 257 - 128, lab[2] / 257 - 128
-    y = (lightness + 16) / 116
-    xyz = np.array([y + a / 500, y, y - b / 200])
-    xyz = np.where(xyz > 6 / 29, xyz**3, 3 * (6 / 29) ** 2 * (xyz - 4 / 29)) * (0.95047, 1.0, 1.08883)
-    to_rgb = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
-    linear = np.clip(to_rgb @ xyz, 0, 1)
-    red, green, blue = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    """The display colour, of CIELab as DICOM scales it (PS3.3 C.10.7.1.1)."""
+    lightness, a, b = (float(value) for value in segment.RecommendedDisplayCIELabValue)
+    return srgb_of((lightness / 655.35, a / 257 - 128, b / 257 - 128))

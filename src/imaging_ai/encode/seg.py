@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
+from imaging_ai.core.colour import DISPLAY_COLOURS
 from imaging_ai.core.finding import Algorithm, Code, Finding
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
@@ -27,18 +28,6 @@ from imaging_ai.encode.provenance import Provenance, code_item, serialize, stand
 from imaging_ai.encode.source import text
 
 __all__ = ["encode_seg"]
-
-#: Colours (CIELab) for models that name none: far from each other and from grey.
-_COLOURS = (
-    (54.0, 81.0, 70.0),
-    (62.0, 18.0, -66.0),
-    (88.0, -79.0, 81.0),
-    (97.0, -16.0, 93.0),
-    (60.0, 94.0, -60.0),
-    (91.0, -51.0, -15.0),
-    (72.0, 32.0, 78.0),
-    (45.0, 60.0, -85.0),
-)
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
 
@@ -124,7 +113,7 @@ def _segment(number: int, finding: Finding, algorithm: Algorithm) -> hd.seg.Segm
         tracking_uid=finding.tracking_uid,
         tracking_id=finding.tracking_identifier,
         anatomic_regions=[code_item(what.anatomic_region)] if what.anatomic_region else None,
-        display_color=hd.color.CIELabColor(*(what.cielab or _COLOURS[(number - 1) % len(_COLOURS)])),
+        display_color=hd.color.CIELabColor(*(what.cielab or DISPLAY_COLOURS[(number - 1) % len(DISPLAY_COLOURS)])),
     )
 
 

@@ -53,6 +53,8 @@ _VERBATIM: Mapping[ResultKind, tuple[str, ...]] = {"PM": (*IDENTITY, "ImageOrien
 _WANTED = (
     "SpecificCharacterSet",
     "SeriesDescription",
+    "SeriesNumber",
+    "InstanceNumber",
     "ContentQualification",
     "ContributingEquipmentSequence",
     "Manufacturer",

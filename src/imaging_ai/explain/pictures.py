@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from imaging_ai.core.colour import DISPLAY_COLOURS, srgb_of
 from imaging_ai.core.finding import Finding, ParametricMap, Picture
 from imaging_ai.core.volume import Volume
 from imaging_ai.explain.overlay import edge
@@ -22,9 +23,8 @@ __all__ = ["NOTICE", "key_slices"]
 NOTICE = "AI result - not for diagnosis unless reviewed by a physician"
 
 _PANEL, _MARGIN, _LINE, _BAR = 480, 10, 20, 18
-_MOST_LABELS = 4
+_MOST_LABELS, _MOST_NUMBERS = 4, 4
 _BACKGROUND, _TEXT, _WARNING = (16, 20, 24), (225, 230, 235), (255, 196, 0)
-_COLOURS = ((255, 59, 48), (52, 199, 89), (10, 132, 255), (255, 214, 10), (191, 90, 242), (100, 210, 255))
 #: From nothing to most: the colours of the heat, and how much of it covers the image.
 _HEAT = np.array([(20, 0, 60), (120, 20, 110), (220, 50, 70), (250, 140, 20), (255, 240, 130)], np.float32)
 _COVER = 0.75
@@ -49,24 +49,29 @@ def key_slices(
 ) -> tuple[Picture, ...]:
     """Draw at most `most` slices through what was found; none where nothing was."""
     shown = _by_size(findings)
-    window = _window(volume)
+    window = _window(volume) if shown else (0.0, 1.0)
+    labels = min(len(shown), _MOST_LABELS)
     pictures = []
-    for k, label in list(_choose(shown, most)):
-        panels = [_outlined(_panel(volume, k, window), volume, shown, k)]
+    for k, label in _choose(shown, most):
+        panel = _panel(volume, k, window)
+        panels = [_outlined(panel, volume, shown, k)]
         if heat is not None:
-            panels += [_heated(_panel(volume, k, window), volume, heat, k), _colour_bar(heat)]
-        here = [one for one in shown if one.finding.mask[k].any()]
+            panels += [_heated(panel, volume, heat, k), _colour_bar(heat)]
         where = f"slice {k + 1} of {volume.grid.slices}"
-        caption = f"{label}, {where}"
-        pictures.append(Picture(_sheet(panels, f"{heading}   {where}", here), k, caption))
+        title = "   ".join([heading, where, *([f"right: {heat.description}"] if heat else [])])
+        lines = [(_sentence(one.finding), one.colour) for one in shown if one.finding.mask[k].any()]
+        pictures.append(Picture(_sheet(panels, title, lines, labels), k, f"{label}, {where}"))
     return tuple(pictures)
 
 
 def _by_size(findings: Sequence[Finding]) -> list[_Shown]:
     found = [
-        _Shown(finding, _COLOURS[number % len(_COLOURS)], int(np.count_nonzero(finding.mask)))
-        for number, finding in enumerate(findings)
-        if finding.found
+        _Shown(
+            finding,
+            srgb_of(finding.description.cielab or DISPLAY_COLOURS[number % len(DISPLAY_COLOURS)]),
+            int(np.count_nonzero(finding.mask)),
+        )
+        for number, finding in enumerate(one for one in findings if one.found)
     ]
     return sorted(found, key=lambda one: -one.voxels)
 
@@ -167,31 +172,29 @@ def _with_directions(panel: Image.Image, volume: Volume) -> Image.Image:
     return panel
 
 
-def _sheet(panels: Sequence[Image.Image], heading: str, here: Sequence[_Shown]) -> _Pixels:
-    """Put panels side by side, the heading above, findings and notice below."""
-    wanted = sum(panel.width + _MARGIN for panel in panels) + _MARGIN
-    width = max(wanted, _PANEL + 2 * _MARGIN)
-    height = _PANEL + (_MOST_LABELS + 2) * _LINE + 3 * _MARGIN
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
+def _sheet(panels: Sequence[Image.Image], title: str, lines: Sequence[tuple[str, _Colour]], most_lines: int) -> _Pixels:
+    """Put panels side by side, the title above, findings and notice below; of one size for the whole series."""
+    width = max(sum(panel.width + _MARGIN for panel in panels) + _MARGIN, _PANEL + 2 * _MARGIN)
+    top = _LINE + _MARGIN
+    below = top + _PANEL + _MARGIN
+    sheet = Image.new("RGB", (width, below + (most_lines + 1) * _LINE + _MARGIN), _BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), _font(14)
-    draw.text((_MARGIN, 6), heading, fill=_TEXT, font=font)
-    left, top = _MARGIN, _LINE + _MARGIN
+    draw.text((_MARGIN, 6), title, fill=_TEXT, font=font)
+    left = _MARGIN
     for panel in panels:
         sheet.paste(panel, (left, top))
         left += panel.width + _MARGIN
-    line = top + _PANEL + _MARGIN // 2
-    for one in here[:_MOST_LABELS]:
-        draw.text((_MARGIN, line), _sentence(one.finding), fill=one.colour, font=font)
-        line += _LINE
-    draw.text((_MARGIN, height - _LINE), NOTICE, fill=_WARNING, font=font)
+    for number, (line, colour) in enumerate(lines[:most_lines]):
+        draw.text((_MARGIN, below + number * _LINE), line, fill=colour, font=font)
+    draw.text((_MARGIN, below + most_lines * _LINE), NOTICE, fill=_WARNING, font=font)
     return np.asarray(sheet)
 
 
 def _sentence(finding: Finding) -> str:
-    """Say the first measurements of a finding in words."""
+    """Say the measurements of a finding in words, sizes first."""
     told = [
         f"{' '.join(part.meaning for part in (m.quantity, m.derivation) if part)} {m.value:.4g} {m.unit.value}"
-        for m in finding.measurements[:3]
+        for m in sorted(finding.measurements, key=lambda m: m.derivation is not None)[:_MOST_NUMBERS]
     ]
     return f"{finding.tracking_identifier}: {', '.join(told)}" if told else finding.tracking_identifier
 

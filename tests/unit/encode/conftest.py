@@ -17,5 +17,5 @@ def volume() -> Volume:
 
 @pytest.fixture(scope="session")
 def objects(volume: Volume) -> dict[str, EncodedObject]:
-    """SEG, SR and KO of that CT, by kind."""
+    """Every kind of object of that CT."""
     return encoded.encode_all(volume)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from pydicom.config import disable_value_validation
 
 import encoded
 import phantoms
@@ -29,7 +30,7 @@ def test_another_job_makes_other_instances_in_other_series(objects: dict[str, En
         assert obj.series_instance_uid != objects[kind].series_instance_uid
 
 
-@pytest.mark.parametrize("kind", ["SEG", "SR", "KO"])
+@pytest.mark.parametrize("kind", encoded.KINDS)
 def test_every_object_stays_in_the_study_and_says_who_made_it(
     objects: dict[str, EncodedObject], volume: Volume, kind: str
 ) -> None:
@@ -37,7 +38,8 @@ def test_every_object_stays_in_the_study_and_says_who_made_it(
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID", "StudyDate", "AccessionNumber"):
         assert ds[keyword].value == source[keyword].value
     assert ds.SeriesInstanceUID != source.SeriesInstanceUID
-    assert ds.SeriesDescription == f"Lesion finder 1.2.0 {kind}"
+    part = {"SR 2": "SR lines", "PM": "PM probability"}.get(kind, kind)
+    assert ds.SeriesDescription == f"Lesion finder 1.2.0 {part}"
     assert ds.ContentQualification == "RESEARCH"
     acquisition, processing = ds.ContributingEquipmentSequence
     assert acquisition.ManufacturerModelName == "phantom"
@@ -77,6 +79,43 @@ def test_further_volumes_that_the_model_saw_are_referred_to(volume: Volume) -> N
         check(obj, volume)
         for header in other.headers:
             assert str(header.SOPInstanceUID).encode() in obj.data
+
+
+def test_every_kind_has_a_series_of_its_own_and_every_object_a_number_in_it(objects: dict[str, EncodedObject]) -> None:
+    assert set(encoded.KINDS) <= set(objects)
+    read = {key: encoded.read(obj) for key, obj in objects.items()}
+    series: dict[str, list[int]] = {}
+    for ds in read.values():
+        series.setdefault(str(ds.SeriesInstanceUID), []).append(int(ds.InstanceNumber))
+    assert len(series) == len(encoded.KINDS)
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in series.values())
+    assert len({int(ds.SeriesNumber) for ds in read.values()}) == len(encoded.KINDS)
+    assert len({obj.sop_instance_uid for obj in objects.values()}) == len(objects)
+
+
+def test_only_the_kinds_that_are_asked_for_are_made(volume: Volume) -> None:
+    heat = encoded.probability(volume)
+    assert list(encoded.encode(volume, maps=[heat])) == ["SEG", "SR"]
+    assert list(encoded.encode(volume, maps=[heat], kinds=("SR", "PM"))) == ["SR", "PM"]
+
+
+def test_a_source_whose_sop_class_is_no_uid_is_refused_by_name() -> None:
+    datasets = phantoms.series(phantoms.ball((4, 6, 6)))
+    with disable_value_validation():
+        for ds in datasets:
+            ds.SOPClassUID = "not.a.uid"
+        volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
+    with pytest.raises(ResultInvalid, match="SOPClassUID of the source is no UID"):
+        encoded.encode(volume)
+
+
+def test_a_source_of_a_private_sop_class_has_results_too() -> None:
+    datasets = phantoms.series(phantoms.ball((4, 6, 6)))
+    for ds in datasets:
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.3.46.670589.11.0.0.12.1"
+    volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
+    for obj in encoded.encode_all(volume).values():
+        check(obj, volume)
 
 
 def test_findings_must_fit_the_volume(volume: Volume) -> None:

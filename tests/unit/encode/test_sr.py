@@ -61,7 +61,7 @@ def test_nothing_found_is_a_valid_report_without_a_seg(volume: Volume) -> None:
 
 def test_measurements_keep_their_digits_units_and_derivation(objects: dict[str, EncodedObject]) -> None:
     group = report(objects).content.get_volumetric_roi_measurement_groups()[0]
-    volume, mean = group.get_measurements()
+    volume, mean, _ = group.get_measurements()
     assert volume.value == pytest.approx(12.345678901234, rel=1e-12)
     assert (volume.unit.value, volume.unit.scheme_designator) == ("ml", "UCUM")
     assert mean.value == pytest.approx(-1 / 3, rel=1e-12)

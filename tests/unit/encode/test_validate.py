@@ -208,14 +208,99 @@ KO: list[tuple[str, Mutation]] = [
     ("what the content refers to", pop(_EVIDENCE)),
 ]
 
+_LINE = f"{_FOUND}.~Long axis.ContentSequence[0]"
+
+LINES: list[tuple[str, Mutation]] = [
+    ("not POLYLINE", put(f"{_LINE}.GraphicType", "POLYGON")),
+    ("ReferencedFrameOfReferenceUID", put(f"{_LINE}.ReferencedFrameOfReferenceUID", "1.2.3")),
+    ("two points", put(f"{_LINE}.GraphicData", [0.0, 0.0, 0.0])),
+    ("on a plane of the source", put(f"{_LINE}.GraphicData", [-30.0, -40.0, 50.6, -30.0, -39.0, 50.6])),
+    ("on a plane of the source", put(f"{_LINE}.GraphicData", [-30.0, -40.0, 48.0, -30.0, -39.0, 48.0])),
+    ("on a plane of the source", put(f"{_LINE}.GraphicData", [-30.0, -40.0, 50.0, -30.0, 39.0, 50.0])),
+    ("GraphicData", cut(f"{_LINE}.GraphicData")),
+    ("length of its line", put(f"{_FOUND}.~Long axis.MeasuredValueSequence[0].NumericValue", "99")),
+    ("every source", pop(f"{_EVIDENCE}[0].ReferencedSOPSequence")),
+    ("tracking identifier", cut(f"{_FOUND}.~Tracking Identifier")),
+]
+
+_MAPPING = f"{_SHARED}.RealWorldValueMappingSequence[0]"
+
+
+def spoil(value: float) -> Mutation:
+    """Put one other value into the pixel data."""
+    return lambda ds: setattr(ds, "FloatPixelData", np.array([value], "<f4").tobytes() + ds.FloatPixelData[4:])
+
+
+def turn_frames(ds: Dataset) -> None:
+    """Describe the first two frames in the order of each other."""
+    frames = ds.PerFrameFunctionalGroupsSequence
+    frames[0], frames[1] = frames[1], frames[0]
+
+
+PM: list[tuple[str, Mutation]] = [
+    ("FrameOfReferenceUID", put("FrameOfReferenceUID", "1.2.3")),
+    ("Rows", put("Rows", 12)),
+    ("BitsAllocated", put("BitsAllocated", 16)),
+    ("ImageType", put("ImageType", ["DERIVED", "PRIMARY"])),
+    ("FrameType", put(f"{_SHARED}.ParametricMapFrameTypeSequence[0].FrameType", ["ORIGINAL", "PRIMARY"])),
+    ("PixelPresentation", put("PixelPresentation", "COLOR")),
+    ("BurnedInAnnotation", put("BurnedInAnnotation", "YES")),
+    ("ContentLabel", cut("ContentLabel")),
+    ("AcquisitionContextSequence", cut("AcquisitionContextSequence")),
+    ("PlaneOrientationSequence", cut(f"{_SHARED}.PlaneOrientationSequence")),
+    (
+        "ImageOrientationPatient",
+        put(f"{_SHARED}.PlaneOrientationSequence[0].ImageOrientationPatient", [1, 0, 0, 0, "1.00000001", 0]),
+    ),
+    ("PixelSpacing", put(f"{_MEASURES}.PixelSpacing", [1, 2])),
+    ("RealWorldValueMappingSequence", cut(_MAPPING.removesuffix("[0]"))),
+    ("LUTLabel", cut(f"{_MAPPING}.LUTLabel")),
+    ("QuantityDefinitionSequence", cut(f"{_MAPPING}.QuantityDefinitionSequence")),
+    ("names no quantity", cut(f"{_MAPPING}.QuantityDefinitionSequence[0].ConceptCodeSequence")),
+    ("UCUM", put(f"{_MAPPING}.MeasurementUnitsCodeSequence[0].CodingSchemeDesignator", "99X")),
+    ("RealWorldValueSlope", put(f"{_MAPPING}.RealWorldValueSlope", 100.0)),
+    ("FloatPixelData", put(f"{_MAPPING}.DoubleFloatRealWorldValueLastValueMapped", 0.5)),
+    ("maps no range", put(f"{_MAPPING}.DoubleFloatRealWorldValueLastValueMapped", 0.0)),
+    ("ReferencedSeriesSequence", pop(_LISTED)),
+    ("SourceImageSequence", put(f"{_IMAGE}.ReferencedSOPInstanceUID", "1.2.3")),
+    ("NumberOfFrames", pop("PerFrameFunctionalGroupsSequence")),
+    ("ImagePositionPatient", put(f"{_FRAME}.PlanePositionSequence[0].ImagePositionPatient", [-30, -40, 51])),
+    ("DimensionIndexValues", put(f"{_FRAME}.FrameContentSequence[0].DimensionIndexValues", 2)),
+    ("in their order", turn_frames),
+    ("PixelData", lambda ds: setattr(ds, "FloatPixelData", ds.FloatPixelData[:-4])),
+    ("data set", cut("FloatPixelData")),
+    ("FloatPixelData", spoil(float("nan"))),
+    ("FloatPixelData", spoil(float("inf"))),
+    ("FloatPixelData", spoil(1.5)),
+]
+
+SC: list[tuple[str, Mutation]] = [
+    ("PhotometricInterpretation", put("PhotometricInterpretation", "YBR_FULL")),
+    ("PlanarConfiguration", put("PlanarConfiguration", 1)),
+    ("ConversionType", put("ConversionType", "DF")),
+    ("ImageType", put("ImageType", ["ORIGINAL", "PRIMARY"])),
+    ("BurnedInAnnotation", put("BurnedInAnnotation", "YES")),
+    ("PatientOrientation", put("PatientOrientation", ["R", "P"])),
+    ("DerivationDescription", cut("DerivationDescription")),
+    ("SourceImageSequence", cut("SourceImageSequence")),
+    ("SourceImageSequence", put("SourceImageSequence[0].ReferencedSOPInstanceUID", "1.2.3")),
+    ("ReferencedSeriesSequence", cut("ReferencedSeriesSequence")),
+    ("ReferencedSeriesSequence", put("ReferencedSeriesSequence[0].SeriesInstanceUID", "1.2.3")),
+    ("ReferencedSeriesSequence", put(f"{_LISTED}[0].ReferencedSOPInstanceUID", "1.2.3")),
+    ("PixelData", resize(-2)),
+    ("PixelData", resize(2)),
+    ("data set", cut("PixelData")),
+]
+
+OWN = {"SEG": SEG, "SR": SR, "SR 2": LINES, "PM": PM, "SC": SC, "KO": KO}
 EACH = [
     pytest.param(kind, words, mutate, id=f"{kind}-{number}-{words.split('|')[0]}")
-    for kind, own in (("SEG", SEG), ("SR", SR), ("KO", KO))
+    for kind, own in OWN.items()
     for number, (words, mutate) in enumerate(COMMON + own)
 ]
 
 
-@pytest.mark.parametrize("kind", ["SEG", "SR", "KO"])
+@pytest.mark.parametrize("kind", encoded.KINDS)
 def test_what_the_encoder_makes_is_valid_and_so_is_what_pydicom_makes_of_it(
     objects: dict[str, EncodedObject], volume: Volume, kind: str
 ) -> None:
@@ -249,7 +334,7 @@ def _required(ds: Dataset, attributes: dict[str, Attribute]) -> Iterator[tuple[D
             yield from _required(item, dict(attribute.items))
 
 
-@pytest.mark.parametrize("kind", ["SEG", "SR", "KO"])
+@pytest.mark.parametrize("kind", encoded.KINDS)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(which=st.integers(min_value=0))
 def test_no_required_attribute_can_be_missing(
@@ -264,7 +349,7 @@ def test_no_required_attribute_can_be_missing(
         check(mutated(objects[kind], remove), volume)
 
 
-@pytest.mark.parametrize("kind", ["SEG", "SR", "KO"])
+@pytest.mark.parametrize("kind", encoded.KINDS)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(min_value=0.0, max_value=0.999))
 def test_a_truncated_object_is_refused(
@@ -281,7 +366,7 @@ def test_a_truncated_object_is_refused(
 def test_a_flipped_byte_never_escapes_as_another_error(
     objects: dict[str, EncodedObject], volume: Volume, at: int, value: int
 ) -> None:
-    for obj in objects.values():
+    for obj in (objects[kind] for kind in encoded.KINDS):
         data = bytearray(obj.data)
         data[132 + at % (len(data) - 132)] = value
         try:
@@ -297,6 +382,27 @@ def test_another_transfer_syntax_is_refused(objects: dict[str, EncodedObject], v
     dcmwrite(buffer, ds, implicit_vr=True, little_endian=True)
     with pytest.raises(ResultInvalid, match="TransferSyntaxUID"):
         check(replace(objects["SR"], data=buffer.getvalue()), volume)
+
+
+def test_a_kind_without_rules_is_refused(objects: dict[str, EncodedObject], volume: Volume) -> None:
+    with pytest.raises(ResultInvalid, match="no rules"):
+        check(replace(objects["SC"], kind="RTSTRUCT"), volume)  # type: ignore[arg-type]
+
+
+def test_a_decimal_string_that_is_too_long_passes_only_as_the_orientation_of_the_source() -> None:
+    digits = ["0.999032176441525", "-0.0217883751691557", "0.0382096472372976", "0.026519476938784"]
+    datasets = phantoms.series(phantoms.ball((4, 6, 6)))
+    with disable_value_validation():
+        for ds in datasets:
+            ds.ImageOrientationPatient = [*digits, "0.991413870277297", "-0.128059652"]
+        volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
+    objects = encoded.encode(volume, kinds=("SEG", "SR", "PM"), maps=[encoded.probability(volume)])
+    for obj in objects.values():
+        check(obj, volume)
+    written = b"\\".join(digit.encode() for digit in digits)
+    assert written in objects["PM"].data and written not in objects["SEG"].data
+    with pytest.raises(ResultInvalid, match="SliceThickness"):
+        check(mutated(objects["PM"], put(f"{_MEASURES}.SliceThickness", "2.00000000000000000")), volume)
 
 
 def test_what_is_no_dicom_file_is_refused(objects: dict[str, EncodedObject], volume: Volume) -> None:
