@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pydicom
-from litestar import Litestar
+from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.testing import TestClient
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -26,7 +27,10 @@ from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.gate import scan
 from imaging_ai.core.instance import InstanceHeader
 from imaging_ai.db.engine import Database
+from imaging_ai.serve.dicomweb.deletion import deletion_handlers
 from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.wado import wado_handlers
+from imaging_ai.serve.problem import respond
 
 ELE = "1.2.840.10008.1.2.1"
 DICOM = 'multipart/related; type="application/dicom"'
@@ -121,7 +125,13 @@ def shelf(folder: Path, **options: Any) -> Iterator[Shelf]:
     database = Database(f"sqlite:///{folder / 'index.db'}")
     SQLModel.metadata.create_all(database.engine)
     parts = storing.make_parts(database, folder, **options)
-    with storing.web(parts) as client:
+    app = Litestar(
+        [Router("/dicom-web", route_handlers=[*wado_handlers(parts), *deletion_handlers(parts)])],
+        state=State({"public_url": ""}),
+        exception_handlers={Exception: respond},
+        openapi_config=None,
+    )
+    with TestClient(app, base_url="http://server.local:8080", raise_server_exceptions=False) as client:
         yield Shelf(client, parts)
     parts.archive.close()
     database.dispose()

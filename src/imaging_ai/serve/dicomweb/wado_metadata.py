@@ -1,7 +1,7 @@
 """Retrieving metadata (PS3.18 10.4.1.2): the stored DICOM JSON of instances, joined; or the same in XML.
 
 No DICOM is parsed. The entity tag says which bytes of storage the instances have, so a client that holds the answer
-gets 304 for one query of the index; an answer that was compressed once is remembered under it.
+gets 304 for one query of the index; an answer that was made once is remembered under it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _URI = b'"BulkDataURI":"'
 
 
 class MetadataAnswers:
-    """Answers with metadata, and remembers compressed ones up to `_REMEMBERED_BYTES`."""
+    """Answers with metadata, and remembers them up to `_REMEMBERED_BYTES`."""
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
@@ -72,7 +72,7 @@ class MetadataAnswers:
         elif coding == "gzip":
             body = b"".join(_gzipped(iter((body,))))
         with self._lock:
-            if coding and key not in self._bodies and len(body) < _REMEMBERED_BYTES // 4:
+            if key not in self._bodies and len(body) < _REMEMBERED_BYTES // 4:
                 self._bodies[key] = body
                 self._size += len(body)
             while self._size > _REMEMBERED_BYTES:

@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
-from sqlalchemy import select, text
+from sqlalchemy import select
 
 import phantoms
 from imaging_ai.archive.encoders import ENCODERS
@@ -272,14 +272,19 @@ def test_unknown_places_are_404_and_malformed_ones_400(server: Shelf, rest: str)
         assert (answer.status_code, answer.json()["parameters"][0]["parameter"]) == (400, "instance")
 
 
-def test_what_left_the_index_is_seen_at_once(server: Shelf) -> None:
-    (path,) = server.put(*ct())
-    assert server.get(f"{path}/frames/1", OCTETS).status_code == 200
-    with server.parts.database.write() as session:
-        session.connection().execute(text("DELETE FROM instance_document"))
-        session.connection().execute(text("DELETE FROM instance"))
-    for rest in ("", "/frames/1", "/metadata", "/bulkdata/7FE00010"):
-        assert server.get(path + rest).status_code in (404, 410)
+def test_what_was_deleted_is_gone_at_once(server: Shelf) -> None:
+    one, two = server.put(*ct(2))
+    for path in (one, two):
+        assert server.get(f"{path}/frames/1", OCTETS).status_code == 200
+    assert server.client.delete(f"/dicom-web/{one}").status_code == 204
+    for rest in ("", "/frames/1", "/metadata", "/bulkdata/7FE00010", "/bulkdata", "/pixeldata"):
+        assert server.get(one + rest).status_code == 410
+        assert server.get(two + rest).status_code == 200
+    assert len(server.get(f"{series_of(one)}/metadata").json()) == 1
+    assert server.client.delete(f"/dicom-web/{study_of(one)}").status_code == 204
+    assert server.get(f"{series_of(one)}/metadata").status_code == 410
+    server.put(*ct(2))
+    assert len(server.parts_of(series_of(one))) == 2
 
 
 def test_every_read_is_in_the_audit_once_for_each_series(server: Shelf) -> None:
@@ -526,7 +531,7 @@ def test_every_bulk_data_uri_is_absolute_and_leads_to_its_value(server: Shelf) -
     found = list(uris(json.loads(server.get(f"{path}/metadata").content)))
     assert len(found) == len(values)
     for uri in found:
-        assert uri.startswith(f"http://localhost:8080/dicom-web/{path}/bulkdata/")
+        assert uri.startswith(f"http://server.local:8080/dicom-web/{path}/bulkdata/")
         wanted = values[uri.partition("/bulkdata/")[2]]
         answer = server.client.get(uri, headers={"accept": "application/octet-stream"})
         assert (answer.status_code, answer.content) == (200, wanted)
@@ -605,7 +610,7 @@ def test_compressed_pixel_data_comes_native_or_frame_by_frame(server: Shelf) -> 
         parts = server.parts_of(f"{path}/{rest}", 'multipart/related; type="image/jls"')
         assert [part.body.rstrip(b"\0") for part in parts] == [frame.rstrip(b"\0") for frame in frames]
         assert {part.headers["content-location"] for part in parts} == {
-            f"http://localhost:8080/dicom-web/{path}/bulkdata/7FE00010"
+            f"http://server.local:8080/dicom-web/{path}/bulkdata/7FE00010"
         }
     assert server.get(f"{path}/bulkdata/7FE00010", "application/octet-stream").content == wanted
     assert server.get(f"{path}/bulkdata/7FE00010", "image/jls").status_code == 406
