@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from imaging_ai.render.elements import Elements, number, numbers, text
 from imaging_ai.render.source import Source
-from imaging_ai.render.wish import Annotation
+from imaging_ai.render.wish import Annotation, Picture
 
 __all__ = ["annotate"]
 
@@ -16,9 +17,9 @@ _MARGIN = 4
 _LONGEST = 80
 
 
-def annotate(picture: Image.Image, source: Source, frame_number: int, wanted: Sequence[Annotation]) -> Image.Image:
+def annotate(picture: Picture, source: Source, frame_number: int, wanted: Sequence[Annotation]) -> Picture:
     """Return the picture with the patient at its top left and the technique at its bottom left."""
-    drawn = picture.copy()
+    drawn = Image.fromarray(picture)
     pen = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(min(max(drawn.height // 32, 10), 32))
     white, black = (255, 0) if drawn.mode == "L" else ((255, 255, 255), (0, 0, 0))
@@ -33,7 +34,7 @@ def annotate(picture: Image.Image, source: Source, frame_number: int, wanted: Se
         pen.multiline_text(
             at, written, fill=white, font=font, anchor="la" if top else "ld", stroke_width=1, stroke_fill=black
         )
-    return drawn
+    return np.asarray(drawn)
 
 
 def _patient(elements: Elements) -> Iterator[str]:

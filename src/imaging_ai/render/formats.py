@@ -7,8 +7,9 @@ from io import BytesIO
 from typing import Any
 
 import imagecodecs
-import numpy as np
 from PIL import Image
+
+from imaging_ai.render.wish import Picture
 
 __all__ = ["FORMATS", "encode", "encode_moving"]
 
@@ -19,31 +20,27 @@ _GIF = "image/gif"
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", _GIF: "GIF", "image/jp2": "JPEG2000"}
 
 
-def encode(picture: Image.Image, media_type: str, *, quality: int | None = None, icc_profile: bytes = b"") -> bytes:
+def encode(picture: Picture, media_type: str, *, quality: int | None = None, icc_profile: bytes = b"") -> bytes:
     """Return a picture as a file of `media_type`; `quality` counts for JPEG, and for JPEG 2000, else lossless."""
-    options: dict[str, Any] = {}
+    level = quality or DEFAULT_QUALITY
+    whole_colours = level >= DEFAULT_QUALITY
+    if media_type == "image/jpeg" and not icc_profile:  # other threads run meanwhile, as they cannot with Pillow
+        return bytes(imagecodecs.jpeg_encode(picture, level, subsampling="444" if whole_colours else "420"))
+    options: dict[str, Any] = {"icc_profile": icc_profile} if icc_profile else {}
     if media_type == "image/jpeg":
-        level = quality or DEFAULT_QUALITY
-        whole_colours = level >= DEFAULT_QUALITY
-        if not icc_profile:  # other threads may run meanwhile, as they may not with Pillow
-            return bytes(
-                imagecodecs.jpeg_encode(np.asarray(picture), level, subsampling="444" if whole_colours else "420")
-            )
-        options = {"quality": level, "subsampling": 0 if whole_colours else 2}
+        options |= {"quality": level, "subsampling": 0 if whole_colours else 2}
     elif media_type == "image/png":
-        options = {"compress_level": 2}
-    elif media_type == "image/jp2" and quality is not None and quality < 100:
-        options = {"irreversible": True, "quality_mode": "dB", "quality_layers": [30 + quality * 0.3]}
-    if icc_profile:
-        options["icc_profile"] = icc_profile
+        options |= {"compress_level": 2}
+    elif media_type == "image/jp2" and level < 100 and quality is not None:
+        options |= {"irreversible": True, "quality_mode": "dB", "quality_layers": [30 + level * 0.3]}
     file = BytesIO()
-    picture.save(file, FORMATS[media_type], **options)
+    Image.fromarray(picture).save(file, FORMATS[media_type], **options)
     return file.getvalue()
 
 
-def encode_moving(pictures: Iterator[Image.Image], milliseconds: float) -> bytes:
+def encode_moving(pictures: Iterator[Picture], milliseconds: float) -> bytes:
     """Return pictures as one GIF that shows each for a time, over and over."""
     file = BytesIO()
-    first = next(pictures)
-    first.save(file, "GIF", save_all=True, append_images=pictures, duration=max(20, round(milliseconds)), loop=0)
+    first, others = Image.fromarray(next(pictures)), (Image.fromarray(one) for one in pictures)
+    first.save(file, "GIF", save_all=True, append_images=others, duration=max(20, round(milliseconds)), loop=0)
     return file.getvalue()

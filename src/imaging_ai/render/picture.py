@@ -1,4 +1,7 @@
-"""A frame as a picture: decoded, its grayscale or colours transformed, cropped, scaled, and written on if wished."""
+"""A frame as a picture: decoded, its grayscale or colours transformed, cropped, scaled, and written on if wished.
+
+A picture is an array of 8-bit levels, (rows, columns) or (rows, columns, 3).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from imaging_ai.render.elements import count, number, numbers, text
 from imaging_ai.render.grey import Grayscale, Rescale, Window
 from imaging_ai.render.source import Source
 from imaging_ai.render.transformations import grayscale_of
-from imaging_ai.render.wish import MOST_PIXELS, Region, Viewport, Wish
+from imaging_ai.render.wish import MOST_PIXELS, Picture, Region, Viewport, Wish
 
 __all__ = ["draw", "pixel_aspect", "tile"]
 
@@ -23,8 +26,8 @@ _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 _MOST_SCALED = 1 << 25
 
 
-def draw(source: Source, frame_number: int, wish: Wish) -> Image.Image:
-    """Render one frame; frames count from 1. The picture is L or RGB, of 8 bits a channel.
+def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
+    """Render one frame; frames count from 1.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Image.Image:
         levels = levels[:, ::-1]
     if region.flip_vertically:
         levels = levels[::-1]
-    picture = Image.fromarray(np.ascontiguousarray(levels))
+    picture = np.ascontiguousarray(levels)
     if wish.viewport is not None:
         picture = _scaled(picture, wish.viewport, pixel_aspect(source, frame_number))
     if wish.annotations:
@@ -106,14 +109,14 @@ def pixel_aspect(source: Source, frame_number: int) -> float:
     return 1.0
 
 
-def tile(word: str, wish: Wish) -> Image.Image:
+def tile(word: str, wish: Wish) -> Picture:
     """Return a picture, as large as wished, with one word in its middle."""
     width, height = wish.viewport.fit(1, 1) if wish.viewport else (128, 128)
     _check_scaled(width, height)
     picture = Image.new("L", (width, height), 32)
     font = ImageFont.load_default(max(height // 4, 4))
     ImageDraw.Draw(picture).text((width / 2, height / 2), word[:16], fill=224, font=font, anchor="mm")
-    return picture
+    return np.asarray(picture)
 
 
 def _check_scaled(width: int, height: int) -> None:
@@ -121,11 +124,12 @@ def _check_scaled(width: int, height: int) -> None:
         raise BadParameterError("viewport", f"images are not scaled to more than {_MOST_SCALED} pixels")
 
 
-def _scaled(picture: Image.Image, viewport: Viewport, aspect: float) -> Image.Image:
-    width, height = viewport.fit(picture.width, picture.height * aspect)
+def _scaled(picture: Picture, viewport: Viewport, aspect: float) -> Picture:
+    rows, columns = picture.shape[:2]
+    width, height = viewport.fit(columns, rows * aspect)
     _check_scaled(width, height)
-    if (width, height) == picture.size:
+    if (width, height) == (columns, rows):
         return picture
-    smaller = width < picture.width and height < picture.height
+    smaller = width < columns and height < rows
     how = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-    return picture.resize((width, height), how, reducing_gap=2.0 if smaller else None)
+    return np.asarray(Image.fromarray(picture).resize((width, height), how, reducing_gap=2.0 if smaller else None))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 
+import numpy as np
 from PIL import Image, ImageCms
 
 from imaging_ai.errors import NotAcceptable
 from imaging_ai.render.elements import items
 from imaging_ai.render.source import Source
-from imaging_ai.render.wish import IccProfile
+from imaging_ai.render.wish import IccProfile, Picture
 
 __all__ = ["in_profile", "matrix_profile"]
 
@@ -29,7 +30,7 @@ _D50 = (0.9642, 1.0, 0.8249)
 Xyz = tuple[float, float, float]
 
 
-def in_profile(picture: Image.Image, source: Source, wanted: IccProfile) -> tuple[Image.Image, bytes]:
+def in_profile(picture: Picture, source: Source, wanted: IccProfile) -> tuple[Picture, bytes]:
     """Return the picture in the colours of the profile that is wanted, and the profile; none where none is.
 
     Raises
@@ -39,16 +40,16 @@ def in_profile(picture: Image.Image, source: Source, wanted: IccProfile) -> tupl
     """
     if wanted in ("", "no"):
         return picture, b""
-    own = _own_profile(source) if picture.mode == "RGB" else b""
-    picture = picture.convert("RGB")
+    own = _own_profile(source) if picture.ndim == 3 else b""
+    picture = picture if picture.ndim == 3 else np.repeat(picture[..., np.newaxis], 3, axis=-1)
     if wanted == "yes":
         return picture, own or _srgb()
     target = _srgb() if wanted == "srgb" else matrix_profile(*(_ADOBE_RGB if wanted == "adobergb" else _ROMM_RGB))
     try:
-        converted = ImageCms.profileToProfile(picture, BytesIO(own or _srgb()), BytesIO(target))
+        converted = ImageCms.profileToProfile(Image.fromarray(picture), BytesIO(own or _srgb()), BytesIO(target))
     except (ImageCms.PyCMSError, OSError) as error:
         raise NotAcceptable("the ICC profile of the instance cannot be used") from error
-    return converted or picture, target
+    return np.asarray(converted), target
 
 
 def _own_profile(source: Source) -> bytes:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from imaging_ai.errors import BadParameterError
 from imaging_ai.render.grey import Window
 
-__all__ = ["MOST_PIXELS", "Annotation", "IccProfile", "Region", "Viewport", "Wish"]
+__all__ = ["MOST_PIXELS", "Annotation", "IccProfile", "Picture", "Region", "Viewport", "Wish"]
 
 Annotation = Literal["patient", "technique"]
+
+#: Levels of 8 bits: (rows, columns) in gray, (rows, columns, 3) in RGB.
+Picture = NDArray[np.uint8]
+
 IccProfile = Literal["", "no", "yes", "srgb", "adobergb", "rommrgb"]
 
 #: Of an image that is rendered, and of one that comes out.
@@ -73,6 +79,6 @@ class Wish:
     region: Region | None = None
     viewport: Viewport | None = None
     quality: int | None = None
-    annotations: Sequence[Annotation] = ()
+    annotations: tuple[Annotation, ...] = ()
     icc_profile: IccProfile = ""
     region_name: str = "viewport"

@@ -150,7 +150,7 @@ def best_of(ranges: Sequence[MediaType], offers: Sequence[str]) -> str:
     """
     best, best_q = "", 0.0
     for text in offers:
-        offer = MediaType.parse(text)
+        offer = _offered(text)
         covering = [one for one in ranges if one.covers(offer)]
         q = max(covering, key=lambda one: one.rank).q if covering else 0.0
         if q > best_q:
@@ -158,6 +158,11 @@ def best_of(ranges: Sequence[MediaType], offers: Sequence[str]) -> str:
     if not best:
         raise NotAcceptable(f"this can be had as {', '.join(offers)}")
     return best
+
+
+@lru_cache(maxsize=256)
+def _offered(text: str) -> MediaType:
+    return MediaType.parse(text)
 
 
 def _within(essence: str, wanted: str) -> bool:

@@ -104,7 +104,7 @@ class Answering:
         """Answer with one frame."""
         etag = self._etag(stored, media_type, number)
         held = not_modified(self.request, etag)
-        body = b"" if held else self.rendering.image(source, number, media_type, self.wish)
+        body = b"" if held else self.rendering.image(stored, source, number, media_type, self.wish)
         return answer(self.request, body, media_type, etag=etag)
 
     def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
@@ -172,7 +172,7 @@ class Answering:
     ) -> Iterator[Part | InputError]:
         for number in numbers:
             try:
-                data = self.rendering.image(source, number, media_type, self.wish)
+                data = self.rendering.image(stored, source, number, media_type, self.wish)
             except InputError as error:
                 yield error
             else:

@@ -1,5 +1,6 @@
-"""The work of rendering: instances opened (and kept open a while), frames rendered, as many at once as there are cores.
+"""The work of rendering: instances opened, frames rendered, as many at once as there are cores.
 
+What was opened and rendered last is kept: several look at the same images, and again at the same study's thumbnail.
 Threads of its own kind do it, so that a burst of images does not keep searches waiting; large frames are rendered one
 at a time, so that memory stays bounded.
 """
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -31,12 +31,14 @@ from imaging_ai.render.source import Source, open_source
 from imaging_ai.render.wish import Wish
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.recent import Recent
 
 __all__ = ["Rendering"]
 
 Result = TypeVar("Result")
 
-_KEPT_OPEN_BYTES = 8 << 20  # of their documents
+_KEPT_OPEN_BYTES = 8 << 20  # of the documents of instances
+_KEPT_IMAGES_BYTES = 48 << 20
 _LARGE = 1 << 22
 _MOST_MOVING_PIXELS = 1 << 26
 _TEXT = {"text/html": as_html, "text/plain": as_text, "text/xml": to_xml}
@@ -51,9 +53,8 @@ class Rendering:
         self._describer = parts.describer
         self._limiter = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
         self._large = threading.Lock()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[BlobRef, Source] = OrderedDict()
-        self._open_bytes = 0
+        self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES)
+        self._images = Recent[tuple[BlobRef, int, str, Wish], bytes](_KEPT_IMAGES_BYTES)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in a thread of its kind."""
@@ -78,34 +79,26 @@ class Rendering:
         return found[0], self._opened(*found)
 
     def _opened(self, stored: StoredInstance, document: Callable[[], Document]) -> Source:
-        with self._lock:
-            if source := self._open.get(stored.blob):
-                self._open.move_to_end(stored.blob)
-                return source
-        source = open_source(document(), partial(self.retriever.store.read, stored.blob), stored.blob.length)
-        self._keep_open(stored.blob, source)
+        if (source := self._sources.get(stored.blob)) is None:
+            source = open_source(document(), partial(self.retriever.store.read, stored.blob), stored.blob.length)
+            if not source.inflated:
+                self._sources.keep(stored.blob, source, len(source.document.json))
         return source
 
-    def _keep_open(self, blob: BlobRef, source: Source) -> None:
-        size = len(source.document.json)
-        if size > _KEPT_OPEN_BYTES // 2 or source.inflated:
-            return
-        with self._lock:
-            if blob not in self._open:
-                self._open_bytes += size
-            self._open[blob] = source
-            while self._open_bytes > _KEPT_OPEN_BYTES:
-                _, oldest = self._open.popitem(last=False)
-                self._open_bytes -= len(oldest.document.json)
-
-    def image(self, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
+    def image(self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         """Return one frame as an image file."""
         if wish.icc_profile not in ("", "no") and media_type in _WITHOUT_PROFILES:
             raise BadParameterError("iccprofile", f"no profile is put into {media_type}")
+        key = (stored.blob, frame_number, media_type, wish)
+        if (image := self._images.get(key)) is None:
+            image = self._image(source, frame_number, media_type, wish)
+            self._images.keep(key, image, len(image))
+        return image
+
+    def _image(self, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         pixels = count(source.elements, "Rows") * count(source.elements, "Columns")
         with self._large if pixels > _LARGE else nullcontext():
-            picture = draw(source, frame_number, wish)
-            picture, profile = in_profile(picture, source, wish.icc_profile)
+            picture, profile = in_profile(draw(source, frame_number, wish), source, wish.icc_profile)
             return encode(picture, media_type, quality=wish.quality, icc_profile=profile)
 
     def tile(self, source: Source, media_type: str, wish: Wish) -> bytes:
@@ -123,7 +116,7 @@ class Rendering:
         if wish.icc_profile not in ("", "no"):
             raise BadParameterError("iccprofile", "no profile is put into image/gif")
         first = draw(source, 1, wish)
-        if first.width * first.height * source.frame_count > _MOST_MOVING_PIXELS:
+        if first.shape[0] * first.shape[1] * source.frame_count > _MOST_MOVING_PIXELS:
             raise TooLarge("too many pixels for one moving image: ask for single frames, or for a smaller viewport")
         with self._large:
             return encode_moving((draw(source, n, wish) for n in range(1, source.frame_count + 1)), _duration(source))

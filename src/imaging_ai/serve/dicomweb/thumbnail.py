@@ -76,7 +76,7 @@ def _image(
             continue
         number = place.frames[0] if place.frames else source.representative_frame(source.frame_count // 2 + 1)
         try:
-            return rendering.image(source, number, media_type, wish)
+            return rendering.image(stored, source, number, media_type, wish)
         except NotAcceptable:
             if place.frames:
                 raise
