@@ -303,5 +303,7 @@ def test_item_97_events_come_in_order_and_none_is_lost_across_a_reconnect(workli
     with worklist.channel(ae_title) as events:
         after = states(events, uid, COMPLETED)
     assert before in ([IN_PROGRESS], [SCHEDULED, IN_PROGRESS])
-    assert after == [COMPLETED]
+    # What the lost connection may not have brought can come again, in order.
+    whole = [SCHEDULED, IN_PROGRESS, COMPLETED]
+    assert after == whole[-len(after) :]
     assert worklist.unsubscribe(uid, ae_title) == 200

@@ -109,8 +109,8 @@ def _viewport(text: str | None) -> tuple[Region | None, Viewport | None]:
     if text is None:
         return None, None
     parts = [part.strip() for part in text.split(",")]
-    if not 2 <= len(parts) <= 6:
-        raise BadParameterError("viewport", "is not vw,vh[,[sx],[sy],[sw],[sh]]")
+    if len(parts) not in (2, 6):
+        raise BadParameterError("viewport", "is not vw,vh or vw,vh,[sx],[sy],[sw],[sh]")
     width, height = positive(parts[0], "viewport"), positive(parts[1], "viewport")
     if max(width, height) > _LONGEST_SIDE:
         raise BadParameterError("viewport", f"is wider or higher than {_LONGEST_SIDE} pixels")
