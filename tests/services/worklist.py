@@ -24,11 +24,13 @@ from imaging_ai.queue.broker import Doorbell
 from imaging_ai.queue.embedded import EmbeddedBroker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.queue.workitem_elements import code, elements, said
+from imaging_ai.queue.workitem_feed import Feed
 from imaging_ai.queue.workitem_news import SCHEME
 from imaging_ai.route.completeness import QuietTimes
 from imaging_ai.serve.access import AccessLog
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.ups import ups_handlers
+from imaging_ai.serve.dicomweb.ups_notifier import Notifier
 from imaging_ai.serve.problem import respond
 
 __all__ = [
@@ -91,6 +93,10 @@ def finished() -> dict[str, Any]:
     return elements(UnifiedProcedureStepPerformedProcedureSequence=[performed])
 
 
+def _notifier(database: Database) -> Notifier:
+    return Notifier(Feed(database, AE_TITLE), greets=False, look_every=0.02)
+
+
 def make_parts(database: Database, folder: Path, **values: Any) -> Parts:
     """The parts of a web process over a database, with everything else in a folder."""
     store = FolderStore(folder / "objects")
@@ -103,7 +109,7 @@ def make_parts(database: Database, folder: Path, **values: Any) -> Parts:
         Doorbell(EmbeddedBroker(folder / "bells")),
         QuietTimes(),
         AccessLog(database, every=600.0),
-        **{"ae_title": AE_TITLE, **values},
+        **{"ae_title": AE_TITLE, "notifier": _notifier(database), **values},
     )
 
 
@@ -173,3 +179,5 @@ def open_worklist(parts: Parts) -> Iterator[Worklist]:
     with TestClient(app, raise_server_exceptions=False) as client:
         client.headers["host"] = "localhost:8080"
         yield Worklist(parts, client)
+    if parts.notifier is not None:
+        parts.notifier.stop()

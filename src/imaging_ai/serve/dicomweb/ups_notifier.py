@@ -43,7 +43,15 @@ class Notifier:
     When it `greets`, subscribers are told that the server has started.
     """
 
-    def __init__(self, feed: Feed, listen: Callable[[], Ear] | None = None, *, greets: bool = True) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        listen: Callable[[], Ear] | None = None,
+        *,
+        greets: bool = True,
+        look_every: float = _LOOK_EVERY,
+    ) -> None:
+        self._look_every = look_every
         self._greets = greets
         self._feed = feed
         self._listen = listen or _Silence
@@ -69,7 +77,7 @@ class Notifier:
         """Have the thread end, and wait for that."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(2 * _LOOK_EVERY + 1.0)
+            self._thread.join(2 * self._look_every + 10.0)
 
     @contextmanager
     def waking(self) -> Iterator[asyncio.Event]:
@@ -102,7 +110,7 @@ class Notifier:
                 except Exception:  # the edge of the thread: notifications must go on
                     logger.exception("notifications could not be dispatched")
                 self._wake()
-                ear.heard(_LOOK_EVERY)
+                ear.heard(self._look_every)
         finally:
             ear.close()
 
