@@ -11,6 +11,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from litestar import Request, Response
@@ -35,6 +36,7 @@ AnyRequest = Request[Any, Any, Any]
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _WORTH_COMPRESSING = 1_024
+_WORTH_SENDING = 1 << 18
 _COMPRESSIBLE = ("application/dicom+json", "application/json", "application/dicom+xml")
 
 
@@ -144,11 +146,16 @@ def multipart(
 
 
 def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
+    """Give the body in pieces of some size: each of them wakes a thread."""
+    waiting, size = list[bytes](), 0
     for part in parts:
-        yield _head(part, boundary)
-        yield from part.body
-        yield b"\r\n"
-    yield f"--{boundary}--\r\n".encode()
+        for piece in chain((_head(part, boundary),), part.body, (b"\r\n",)):
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _WORTH_SENDING:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    yield b"".join([*waiting, f"--{boundary}--\r\n".encode()])
 
 
 async def _async_pieces(parts: AsyncIterator[Part], boundary: str) -> AsyncIterator[bytes]:
