@@ -135,6 +135,33 @@ def test_a_wrong_dicom_toml_is_refused_by_file_and_key(tmp_path: Path, toml: str
         read_model(bundle(tmp_path / "m", toml))
 
 
+def test_a_model_says_which_objects_it_wants(tmp_path: Path) -> None:
+    (plain := tmp_path / "plain").mkdir()
+    assert (read_model(plain).outputs.kinds, read_model(plain).outputs.lines) == (("SEG", "SR"), False)
+    (wanting := tmp_path / "wanting").mkdir()
+    (wanting / "dicom.toml").write_text('[outputs]\nkinds = ["SR", "PM", "SC", "KO"]\nlines = true\n')
+    outputs = read_model(wanting).outputs
+    assert (outputs.kinds, outputs.lines) == (("SR", "PM", "SC", "KO"), True)
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[outputs]\nkinds = ["SEG", "PM"]', "SR is missing"),
+        ('[outputs]\nkinds = ["SEG", "SR", "RTSTRUCT"]', "RTSTRUCT"),
+    ],
+)
+def test_objects_that_are_not_made_are_refused(tmp_path: Path, toml: str, message: str) -> None:
+    (tmp_path / "dicom.toml").write_text(toml)
+    with pytest.raises(ConfigError, match=message):
+        read_model(tmp_path)
+
+
+def test_lines_without_a_diameter_to_draw_are_remarked_on(tmp_path: Path) -> None:
+    (tmp_path / "dicom.toml").write_text('[measurements]\nreport = ["volume"]\n[outputs]\nlines = true\n')
+    assert any("long_axis" in remark for remark in read_model(tmp_path).missing())
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     folder = bundle(tmp_path / "m", "[[segments]]\nvalue = 1\nlabel = 'Lesion'\n")
     (folder / "models" / "model.pt").unlink()

@@ -49,6 +49,18 @@ def test_every_series_that_the_model_accepts_is_run(tmp_path: Path, model: Loade
             assert pydicom.dcmread(path).SOPInstanceUID == made.sop_instance_uid
 
 
+def test_a_model_that_asks_for_more_gets_each_object_as_a_file(tmp_path: Path) -> None:
+    bundle = threshold_bundle(tmp_path / "models" / "wanting")
+    with (bundle / "dicom.toml").open("a") as toml:
+        toml.write('\n[outputs]\nkinds = ["SEG", "SR", "PM", "SC"]\nlines = true\n')
+    write(phantom("one"), tmp_path / "in")
+    (written,) = run(tmp_path / "in", load_bundle(read_model(bundle)))
+    kinds = [made.kind for made, _ in written.objects]
+    assert kinds[:4] == ["SEG", "SR", "SR", "PM"]
+    assert set(kinds[4:]) == {"SC"}
+    assert len(list((tmp_path / "out").iterdir())) == len(kinds)
+
+
 def test_progress_goes_from_nothing_to_the_end_of_each_run(tmp_path: Path, model: LoadedModel) -> None:
     write(phantom("one"), tmp_path / "in")
     told: list[tuple[int, Stage]] = []

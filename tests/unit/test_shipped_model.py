@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import sys
 from dataclasses import replace
@@ -12,17 +13,21 @@ from types import ModuleType
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import ConfigParser
 from numpy.typing import NDArray
+from scipy import ndimage
 
+import phantoms
 from imaging_ai.catalog import ModelEntry, read_model
 from imaging_ai.core.volume import Volume
 from imaging_ai.demo_phantom import BODY, LESION, DemoStudy, uptake, write_demo_study
 from imaging_ai.infer.bundle import LoadedModel, load_bundle
 from imaging_ai.infer.segment import find
 from imaging_ai.infer.volume import read_volume
+from imaging_ai.pipeline import analyse
 from rtstruct import dice
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -93,6 +98,33 @@ def test_it_finds_the_lesion_of_the_demo_within_a_fifth_of_its_volume(
 def test_it_finds_the_lesion_in_other_noise(model: LoadedModel, study: DemoStudy, volume: Volume, seed: int) -> None:
     noisy = replace(volume, voxels=uptake((*BODY, LESION), seed=seed))
     assert dice(lesion_in(model, noisy)[0], study.lesion) > 0.85
+
+
+def test_its_objects_are_a_segmentation_reports_a_probability_map_and_pictures(
+    model: LoadedModel, study: DemoStudy, volume: Volume
+) -> None:
+    files = [path.read_bytes() for path in study.paths]
+    analysis = analyse({"image": files}, model, lambda *_: None, job_uid="2.25.1", created_at=1e9)
+    kinds = [one.kind for one in analysis.objects]
+    assert kinds[:4] == ["SEG", "SR", "SR", "PM"]
+    assert set(kinds[4:]) == {"SC"}
+    chances = pydicom.dcmread(io.BytesIO(analysis.objects[3].data)).pixel_array
+    (finding,) = analysis.findings
+    assert np.array_equal(finding.mask, (chances > 0.5) & finding.mask)
+    assert chances[study.lesion].mean() > 0.7
+    assert chances[~ndimage.binary_dilation(study.lesion, iterations=3)].max() < 0.1
+    first = pydicom.dcmread(io.BytesIO(analysis.objects[4].data))
+    areas = np.count_nonzero(finding.mask, axis=(1, 2))
+    assert f"slice {areas.argmax() + 1} of {len(areas)}" in first.ImageComments
+
+
+def test_nothing_found_is_a_report_and_no_picture(model: LoadedModel, tmp_path: Path) -> None:
+    healthy = phantoms.pet_series(uptake(BODY, seed=1), spacing=(4.0, 4.0, 4.0))
+    files = [phantoms.to_bytes(ds) for ds in healthy]
+    analysis = analyse({"image": files}, model, lambda *_: None, job_uid="2.25.1", created_at=1e9)
+    assert not analysis.findings[0].found
+    assert [one.kind for one in analysis.objects][:1] == ["SR"]
+    assert {one.kind for one in analysis.objects} <= {"SR", "PM"}
 
 
 def test_a_bed_without_a_patient_has_no_lesion(model: LoadedModel, volume: Volume) -> None:
