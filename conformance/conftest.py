@@ -24,7 +24,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--origin", default="", help="an origin that the server is configured for (item 10)")
     group.addoption("--public-url", default="", help="base address that the server gives out, where another (item 36)")
     group.addoption("--limit-mb", default=0.0, type=float, help="what one body or instance may have (item 33)")
-    group.addoption("--partial-study", default="", help="a study of which an instance cannot be given (item 82)")
     group.addoption("--wado-uri", default="", help="address of WADO-URI, where it is not the base address (item 88)")
     group.addoption("--keep", action="store_true", help="leave what was stored")
     group.addoption("--table", default="", metavar="FILE", help="write the table of items to a file, in Markdown")

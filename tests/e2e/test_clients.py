@@ -34,6 +34,8 @@ EXPLICIT, JPEG_2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.90"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("clients")) as server:
+        # dicomweb-client for Python says Host without the port, so addresses cannot be made from what it asks
+        server.environment["IMAGING_AI_HTTP_PUBLIC_URL"] = f"http://127.0.0.1:{server.http_port}"
         server.start("web")
         wait_until(lambda: _answers(server), 90, what=f"the web server answers\n{server.logs()}")
         yield server

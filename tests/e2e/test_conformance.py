@@ -1,7 +1,7 @@
 """The DICOMweb checklist (`conformance/`) against the whole server: two web processes, tokens, another origin.
 
 The suite runs once, as a stranger would run it; each of its items is a test here. Items that need a server's set-up get
-it: tokens of two roles, an origin, a public address, a limit, a study of which an instance has been lost.
+it: tokens of two roles, an origin, a public address, a limit.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from io import BytesIO
 from pathlib import Path
 
 import httpx
-import pydicom
 import pytest
-from pydicom.data import get_testdata_file
 
 from e2e.server import Server
-from imaging_ai.core.identity import new_uid
 from services import wait_until
 
 SUITE = Path(__file__).parents[2] / "conformance"
@@ -68,7 +64,6 @@ def outcomes(server: Server) -> dict[int, tuple[str, str]]:
         "--reader-token": reader,
         "--origin": ORIGIN,
         "--limit-mb": str(LIMIT_MB),
-        "--partial-study": partial_study(server, token),
         "--table": str(table),
     }
     arguments = ["-q", "-c", str(SUITE / "pytest.ini"), str(SUITE), "--tb=line", "-p", "no:xdist"]
@@ -81,22 +76,6 @@ def outcomes(server: Server) -> dict[int, tuple[str, str]]:
 
 def token_of(server: Server, name: str, role: str) -> str:
     return server.cli("token", "create", name, "--role", role).stdout.strip()
-
-
-def partial_study(server: Server, token: str) -> str:
-    """A study of two instances, the file of one of which is gone."""
-    ds = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = new_uid(), new_uid()
-    for _ in range(2):
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = new_uid()
-        stream = BytesIO()
-        ds.save_as(stream)
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/dicom"}
-        url = f"http://127.0.0.1:{server.http_port}/dicom-web/studies"
-        assert httpx.post(url, content=stream.getvalue(), headers=headers).status_code == 200
-    lost = server.rows("SELECT blob_key FROM instance WHERE sop_instance_uid = :uid", uid=ds.SOPInstanceUID)
-    (server.folder / "data" / "objects" / lost[0].blob_key).unlink()
-    return str(ds.StudyInstanceUID)
 
 
 @pytest.mark.service
