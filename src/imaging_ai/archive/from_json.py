@@ -155,7 +155,7 @@ def _list(value: Any, path: str) -> list[Any]:
 def _number(vr: str, value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise TypeError
-    return float(value) if vr in ("FL", "FD") else int(value)
+    return float(value) if vr in ("DS", "FL", "FD") else int(value)
 
 
 def _text(vr: str, value: Any) -> str:
@@ -179,11 +179,9 @@ def _component(value: Any) -> str:
 
 
 def _number_text(vr: str, value: Any) -> str:
-    number = _number(vr, value)
-    if vr == "IS" or isinstance(value, int):
-        return str(number)
-    text = repr(number)
-    return text if len(text) <= 16 else format_number_as_ds(number)
+    number = _number("IS" if isinstance(value, int) else vr, value)
+    text = str(number)
+    return text if len(text) <= 16 or vr == "IS" else format_number_as_ds(number)
 
 
 def _with_header(tag: str, vr: str, value: Sequence[Piece], path: str, *, encapsulated: bool = False) -> list[Piece]:
