@@ -169,9 +169,9 @@ FILES = ["CT_small", "MR_small", "rtplan", "rtdose", "test-SR", "waveform_ecg", 
 FILES += [
     "SC_rgb_rle_2frame",
     "SC_rgb_jpeg_dcmtk",
-    "rtdose_rle",
-    "JPEGLSNearLossless_16",
-    "priv_SQ",
+    "MR_small_RLE",
+    "MR_small_jpeg_ls_lossless",
+    "rtstruct",
     "examples_palette",
 ]
 
