@@ -11,22 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlalchemy import Connection
-
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.query_answers import BASE, Layout, Row, layout_of
 from imaging_ai.archive.query_attributes import COLUMNS, COMPUTED, DEFAULTS, Level, Path, is_private, level_of
 from imaging_ai.archive.query_documents import Branch, Documents, LookedUp, grow, holds, top_level
 from imaging_ai.archive.query_plan import Plan, plan_of
-from imaging_ai.archive.query_sql import POSTGRESQL, SQLITE
+from imaging_ai.archive.query_reader import Reader, Reading
 from imaging_ai.archive.query_values import Criterion
 from imaging_ai.db.engine import Database
+from imaging_ai.db.text_index import TABLE
 from imaging_ai.errors import TooLarge
 
 __all__ = ["BASE", "Key", "Page", "Query", "Search"]
 
 _MOST = 1 << 40
-#: How far the matches after a page are counted, when an index counts them and when rows must be read for it.
+#: How far the matches after a page are counted: in the order of an index, and where more than that must be read for it.
 _COUNTED, _COUNTED_SLOWLY = 1_000, 100
 _AT_ONCE = 200
 
@@ -77,9 +76,8 @@ class Search:
     """Searches of one archive. `examined` is how many documents one search may look into."""
 
     def __init__(self, database: Database, describer: Describer, *, examined: int) -> None:
-        self._database, self._examined = database, examined
-        self._dialect = SQLITE if database.is_sqlite else POSTGRESQL
-        self._documents = Documents(describer, self._dialect)
+        self._reader, self._examined = Reader(database), examined
+        self._documents = Documents(describer)
 
     def run(self, query: Query) -> Page:
         """Answer a search.
@@ -93,81 +91,81 @@ class Search:
         inside = [key for key in query.keys if not _has_column(key.path)]
         looked_up = [key for key in inside if _belongs(key.path, query.level)]
         ignored = tuple(key.name for key in inside if key not in looked_up)
-        plan = plan_of(query.level, indexed, self._dialect)
+        plan = plan_of(query.level, indexed, self._reader.dialect)
         layout = layout_of(query.level, _selected(query))
-        with self._database.read() as session:
-            connection = session.connection()
+        with self._reader.open() as reading:
             if looked_up:
-                found = self._look_up(connection, query, plan, layout, looked_up)
+                found = self._look_up(reading, query, plan, layout, looked_up)
             else:
-                found = self._page(connection, query, plan, layout)
-            matches = self._matches(connection, query, layout, looked_up, found.rows)
+                found = self._page(reading, query, plan, layout)
+            matches = self._matches(reading, query, layout, looked_up, found.rows)
         return Page(matches, found.remaining, found.more_remain, found.total, ignored)
 
-    def _page(self, connection: Connection, query: Query, plan: Plan, layout: Layout) -> _Found:
+    def _page(self, reading: Reading, query: Query, plan: Plan, layout: Layout) -> _Found:
+        """Read one page. What follows it is counted in an index of its own, or read along where rows must be read."""
         limit, offset = query.limit, min(query.offset, _MOST)
-        rows = self._rows(connection, plan, layout, limit + 1, offset)
+        rows = self._rows(reading, plan, layout, limit + 1 + (0 if plan.counted_in else _COUNTED_SLOWLY), offset)
         if len(rows) <= limit:
             return _Found(rows, total=offset + len(rows) if rows or not offset else None)
-        counted = _COUNTED if plan.light else _COUNTED_SLOWLY
-        statement = f"SELECT count(*) FROM ({plan.select('1', self._dialect)}) AS found"  # noqa: S608
-        parameters = (*plan.where.parameters, counted + 1, offset + limit)
-        remaining = int(connection.exec_driver_sql(statement, parameters).scalar_one())
+        if plan.counted_in:
+            counted = _COUNTED if plan.counted_in != TABLE else _COUNTED_SLOWLY
+            parameters = (*plan.where.parameters, counted + 1, offset + limit)
+            ((remaining,),) = reading.rows(plan.count(reading.dialect), parameters)
+        else:
+            counted, remaining = _COUNTED_SLOWLY, len(rows) - limit
         if remaining > counted:
             return _Found(rows[:limit], counted, more_remain=True)
         return _Found(rows[:limit], remaining, total=offset + limit + remaining)
 
-    def _rows(self, connection: Connection, plan: Plan, layout: Layout, limit: int, offset: int) -> list[Row]:
+    def _rows(self, reading: Reading, plan: Plan, layout: Layout, limit: int, offset: int) -> list[Row]:
         columns = "max(study.id)" if layout.level is Level.PATIENT else layout.columns
-        parameters = (*plan.where.parameters, limit, offset)
-        found = connection.exec_driver_sql(plan.select(columns, self._dialect), parameters).all()
-        if layout.level is Level.PATIENT and found:
-            ids = [row[0] for row in found]
-            statement = f"SELECT {layout.columns} FROM study WHERE study.id IN ({self._dialect.marks(len(ids))})"  # noqa: S608
-            newest = {row[0]: tuple(row) for row in connection.exec_driver_sql(statement, tuple(ids))}
-            return [newest[one] for one in ids]
-        return [tuple(row) for row in found]
+        found = reading.rows(plan.select(columns, reading.dialect), (*plan.where.parameters, limit, offset))
+        if layout.level is not Level.PATIENT:
+            return found
+        statement = f"SELECT {layout.columns} FROM study WHERE study.id IN ({{}})"  # noqa: S608
+        newest = {row[0]: row for row in reading.by_ids(statement, [row[0] for row in found])}
+        return [newest[row[0]] for row in found]
 
-    def _look_up(self, connection: Connection, query: Query, plan: Plan, layout: Layout, keys: Sequence[Key]) -> _Found:
+    def _look_up(self, reading: Reading, query: Query, plan: Plan, layout: Layout, keys: Sequence[Key]) -> _Found:
         """Go through what the index lets pass until the page is full and one more is found."""
         rows: list[Row] = []
         wanted = query.offset + query.limit + 1
-        for row in self._passing(connection, query, plan, layout, keys):
+        for row in self._passing(reading, query, plan, layout, keys):
             rows.append(row)
             if len(rows) >= wanted:
                 return _Found(rows[query.offset : wanted - 1], 1, more_remain=True)
         return _Found(rows[query.offset :], total=len(rows))
 
     def _passing(
-        self, connection: Connection, query: Query, plan: Plan, layout: Layout, keys: Sequence[Key]
+        self, reading: Reading, query: Query, plan: Plan, layout: Layout, keys: Sequence[Key]
     ) -> Iterator[Row]:
         tree = grow(((key.path, key.criterion) for key in keys), ())
         for offset in range(0, self._examined + _AT_ONCE, _AT_ONCE):
-            rows = self._rows(connection, plan, layout, _AT_ONCE, offset)
+            rows = self._rows(reading, plan, layout, _AT_ONCE, offset)
             if rows and offset >= self._examined:
                 names = ", ".join(sorted({key.name for key in keys}))
                 raise TooLarge(
                     f"more than {self._examined} data sets would have to be looked into to match {names}; "
                     "narrow the search by StudyDate, PatientID, ModalitiesInStudy or StudyInstanceUID"
                 )
-            found = self._documents.of(connection, query.level, rows, top_level(tree))
+            found = self._documents.of(reading, query.level, rows, top_level(tree))
             yield from (row for row in rows if row[0] in found and holds(tree, found[row[0]].elements, query.creators))
             if len(rows) < _AT_ONCE:
                 return
 
     def _matches(
-        self, connection: Connection, query: Query, layout: Layout, keys: Sequence[Key], rows: Sequence[Row]
+        self, reading: Reading, query: Query, layout: Layout, keys: Sequence[Key], rows: Sequence[Row]
     ) -> list[bytes]:
         if not rows:
             return []
-        full = layout.completed(connection, rows, self._dialect)
+        full = layout.completed(reading, rows)
         tree = grow(((key.path, key.criterion) for key in keys), _inside(_selected(query)))
         if not tree and not query.everything:
             return [layout.fragment(row) for row in full]
         needed = top_level(tree)
         if query.everything:
             needed = partial(_needed_or_known, needed, query.level)
-        found = self._documents.of(connection, query.level, rows, needed)
+        found = self._documents.of(reading, query.level, rows, needed)
         if query.everything:
             tree = {tag: Branch(whole=True) for one in found.values() for tag in one.elements} | tree
         return [layout.merged(row, found.get(row[0], LookedUp()).cut(tree, query.creators)) for row in full]

@@ -7,16 +7,15 @@ related series and instances, and the lists of a study, are read for the rows of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
 
-from imaging_ai.archive.query_attributes import COLUMNS, COMPUTED, DEFAULTS, Column, Level, Path
-from imaging_ai.archive.query_sql import Dialect
+from imaging_ai.archive.query_attributes import COLUMNS, COMPUTED, DEFAULTS, Level, Path
+from imaging_ai.archive.query_reader import Reading
 
 __all__ = ["BASE", "Layout", "Row", "layout_of"]
 
@@ -26,40 +25,46 @@ BASE = b"\0"
 #: The id of what matched, the id of its study, then values as a layout has them.
 Row = tuple[Any, ...]
 
-_ALWAYS = ("0020000D", "0020000E", "00080018")
+#: Returns an element of a row as a member of a JSON object; nothing of one that is left out.
+_Write = Callable[[Row], str]
+
+_UIDS = ("0020000D", "0020000E", "00080018")
 _OF_STUDY = ("00080061", "00201206", "00201208")
-_SOP_CLASSES = "00080062"
+_SOP_CLASSES = ("00080062",)
 _OF_PATIENT = ("00201200", "00201202", "00201204")
-_LATER = frozenset({*_OF_STUDY, _SOP_CLASSES, *_OF_PATIENT})
+_LATER = frozenset({*_OF_STUDY, *_SOP_CLASSES, *_OF_PATIENT})
 _IDS = {Level.PATIENT: "study.id", Level.STUDY: "study.id", Level.SERIES: "series.id", Level.INSTANCE: "instance.id"}
 _DEFAULT = frozenset[str]().union(*DEFAULTS.values())
 #: Attributes that are left out where they have no value; other default attributes are empty then.
 _IF_KNOWN = frozenset(["00080201", "00100021", "00280008", "00280010", "00280011", "00280100"])
+_CONSTANTS = {
+    "00080005": '"00080005":{"vr":"CS","Value":["ISO_IR 192"]}',
+    "00080056": '"00080056":{"vr":"CS","Value":["ONLINE"]}',
+}
+_BACKSLASH = "\\"
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
-_SINGLE = frozenset({"LT", "ST", "UR", "UT"})
 
 _json = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """What the matches of a search tell, and where in a row each of it is."""
+    """What the matches of a search tell: `columns` of the SELECT, and how to write each element, by ascending tags."""
 
     level: Level
-    tags: tuple[str, ...]  # ascending
-    columns: str  # of the SELECT
-    positions: Mapping[str, int]
+    columns: str
     later: frozenset[str]
+    writers: tuple[_Write, ...]
 
-    def completed(self, connection: Connection, rows: Sequence[Row], dialect: Dialect) -> list[Row]:
+    def completed(self, reading: Reading, rows: Sequence[Row]) -> Sequence[Row]:
         """Return the rows with what is read for the rows of a page only."""
         if not self.later:
-            return list(rows)
+            return rows
         ids = tuple({row[1] for row in rows})
         added: dict[int, tuple[Any, ...]] = dict.fromkeys(ids, ())
-        for tags, read in ((_OF_STUDY, _series), ((_SOP_CLASSES,), _sop_classes), (_OF_PATIENT, _patients)):
+        for tags, read in ((_OF_STUDY, _series), (_SOP_CLASSES, _sop_classes), (_OF_PATIENT, _patients)):
             if self.later.intersection(tags):
-                found = read(connection, ids, dialect)
+                found = read(reading, ids)
                 added = {one: (*before, *found[one]) for one, before in added.items()}
         return [(*row, *added[row[1]]) for row in rows]
 
@@ -69,101 +74,117 @@ class Layout:
 
     def merged(self, row: Row, elements: Mapping[str, bytes]) -> bytes:
         """Return a match with elements of a document, where columns do not tell them."""
-        members = {**elements, **dict(_members(self, row))}
-        return b"{%b}" % b",".join([b'"%b":%b' % (tag.encode(), members[tag]) for tag in sorted(members)])
+        members = {tag: b'"%b":%b' % (tag.encode(), element) for tag, element in elements.items()}
+        members |= {member[1:9]: member.encode() for write in self.writers if (member := write(row))}
+        return b"{%b}" % b",".join([members[tag] for tag in sorted(members)])
 
 
 @lru_cache(maxsize=256)
 def layout_of(level: Level, selected: frozenset[Path]) -> Layout:
     """Return the layout for matches of a level that tell these attributes, as far as columns have them."""
     tags = sorted({path[0] for path in selected if len(path) == 1 and (path[0] in COLUMNS or path[0] in COMPUTED)})
-    needed = [*tags, *(tag for tag in _ALWAYS if COLUMNS[tag].level <= level)]
-    direct = [tag for tag in dict.fromkeys(needed) if tag in COLUMNS and tag not in _LATER]
-    positions = {tag: number for number, tag in enumerate(direct, 2)}
+    uids = [tag for tag in _UIDS if COLUMNS[tag].level <= level]
+    direct = [tag for tag in dict.fromkeys([*tags, *uids]) if tag in COLUMNS and tag not in _LATER]
     later = _LATER.intersection(tags)
-    place = len(direct) + 2
-    for group in (_OF_STUDY, (_SOP_CLASSES,), _OF_PATIENT):
-        if later.intersection(group):
-            positions |= {tag: place + number for number, tag in enumerate(group)}
-            place += len(group)
+    read_later = [tag for group in (_OF_STUDY, _SOP_CLASSES, _OF_PATIENT) if later & {*group} for tag in group]
+    positions = {tag: number for number, tag in enumerate([*direct, *read_later], 2)}
     columns = ", ".join([_IDS[level], "study.id", *(COLUMNS[tag].sql for tag in direct)])
-    return Layout(level, tuple(tags), columns, positions, later)
+    return Layout(
+        level, columns, later, tuple(_writer(tag, positions, [positions[uid] for uid in uids]) for tag in tags)
+    )
 
 
 @lru_cache(maxsize=1 << 13)
 def _fragment(layout: Layout, row: Row) -> bytes:
-    return b"{%b}" % b",".join([b'"%b":%b' % (tag.encode(), element) for tag, element in _members(layout, row)])
+    members = [write(row) for write in layout.writers]
+    return f"{{{','.join([member for member in members if member])}}}".encode()
 
 
-def _members(layout: Layout, row: Row) -> list[tuple[str, bytes]]:
-    """Return the elements of a match by tag, ascending."""
-    members = []
-    for tag in layout.tags:
-        if tag in COMPUTED:
-            members.append((tag, _computed(layout, row, tag)))
-            continue
-        column, value = COLUMNS[tag], row[layout.positions[tag]]
-        empty = value is None or value in ("", ())
-        if not empty:
-            members.append((tag, b'{"vr":"%b","Value":%b}' % (column.vr.encode(), _values(column, value))))
-        elif tag in _DEFAULT and tag not in _IF_KNOWN:
-            members.append((tag, b'{"vr":"%b"}' % column.vr.encode()))
-    return members
+def _writer(tag: str, positions: Mapping[str, int], uids: Sequence[int]) -> _Write:
+    if tag in _CONSTANTS:
+        return lambda _: _CONSTANTS[tag]
+    if tag in COMPUTED:
+        return _retrieve_url(uids)
+    vr = COLUMNS[tag].vr
+    empty = f'"{tag}":{{"vr":"{vr}"}}' if tag in _DEFAULT and tag not in _IF_KNOWN else ""
+    start = f'"{tag}":{{"vr":"{vr}","Value":['
+    return (_name if vr == "PN" else _value)(positions[tag], start, empty)
 
 
-def _computed(layout: Layout, row: Row, tag: str) -> bytes:
-    if tag == "00080005":
-        return b'{"vr":"CS","Value":["ISO_IR 192"]}'
-    if tag == "00080056":
-        return b'{"vr":"CS","Value":["ONLINE"]}'
-    uids = [row[layout.positions[one]].encode() for one in _ALWAYS if COLUMNS[one].level <= layout.level]
-    path = b"".join(b"/%b/%b" % pair for pair in zip((b"studies", b"series", b"instances"), uids, strict=False))
-    return b'{"vr":"UR","Value":["%b%b"]}' % (BASE, path)
+def _value(position: int, start: str, empty: str) -> _Write:
+    def write(row: Row) -> str:
+        value = row[position]
+        if not value and value != 0:
+            return empty
+        if isinstance(value, int):
+            return f"{start}{value}]}}"
+        if isinstance(value, tuple):
+            return f"{start}{_several(value)}]}}"
+        if value.isalnum():  # nothing to be escaped, nothing to be split
+            return f'{start}"{value}"]}}'
+        if "\\" in value:
+            return f"{start}{_several([part.strip(' ') or None for part in value.split(_BACKSLASH)])}]}}"
+        return f"{start}{_json(value).decode()}]}}"
+
+    return write
 
 
-def _values(column: Column, value: Any) -> bytes:
-    if isinstance(value, int | tuple):
-        return _json(value if isinstance(value, tuple) else (value,))
-    if column.vr in _SINGLE:
-        return _json((value,))
-    parts = [part.strip(" ") for part in value.split("\\")]
-    if column.vr == "PN":
-        return _json([_name(part) or None for part in parts])
-    return _json([part or None for part in parts])
+def _name(position: int, start: str, empty: str) -> _Write:
+    def write(row: Row) -> str:
+        value = row[position]
+        if not value:
+            return empty
+        if "=" not in value and "\\" not in value:
+            return f'{start}{{"Alphabetic":{_json(value).decode()}}}]}}'
+        return f"{start}{_several([_groups(one) or None for one in value.split(_BACKSLASH)])}]}}"
+
+    return write
 
 
-def _name(text: str) -> dict[str, str]:
+def _several(values: Sequence[Any]) -> str:
+    return _json(values).decode()[1:-1]
+
+
+def _groups(text: str) -> dict[str, str]:
     return {group: part.strip(" ") for group, part in zip(_GROUPS, text.split("="), strict=False) if part.strip(" ")}
 
 
-def _series(connection: Connection, ids: Sequence[int], dialect: Dialect) -> Mapping[int, tuple[Any, ...]]:
+def _retrieve_url(uids: Sequence[int]) -> _Write:
+    places = [*zip(("/studies/", "/series/", "/instances/"), uids, strict=False)]
+    start = f'"00081190":{{"vr":"UR","Value":["{BASE.decode()}'
+
+    def write(row: Row) -> str:
+        return f'{start}{"".join([name + row[position] for name, position in places])}"]}}'
+
+    return write
+
+
+def _series(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
     """Return modalities, number of series and number of instances of studies."""
     found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    statement = f"SELECT study_id, modality, instance_count FROM series WHERE study_id IN ({dialect.marks(len(ids))})"  # noqa: S608
-    for study_id, modality, instances in connection.exec_driver_sql(statement, tuple(ids)):
-        found[study_id].append((modality, instances))
-    return defaultdict(
-        lambda: ((), 0, 0),
-        {
-            study_id: (tuple(sorted({one for one, _ in held if one})), len(held), sum(count for _, count in held))
-            for study_id, held in found.items()
-        },
-    )
+    for study_id, *of_series in reading.by_ids(
+        "SELECT study_id, modality, instance_count FROM series WHERE study_id IN ({})", ids
+    ):
+        found[study_id].append((of_series[0], of_series[1]))
+    told = {
+        study_id: (tuple(sorted({one for one, _ in held if one})), len(held), sum([count for _, count in held]))
+        for study_id, held in found.items()
+    }
+    return defaultdict(lambda: ((), 0, 0), told)
 
 
-def _sop_classes(connection: Connection, ids: Sequence[int], dialect: Dialect) -> Mapping[int, tuple[Any, ...]]:
+def _sop_classes(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
     found: dict[int, set[str]] = defaultdict(set)
-    statement = (
-        "SELECT DISTINCT series.study_id, instance.sop_class_uid FROM series "  # noqa: S608
-        f"JOIN instance ON instance.series_id = series.id WHERE series.study_id IN ({dialect.marks(len(ids))})"
-    )
-    for study_id, sop_class_uid in connection.exec_driver_sql(statement, tuple(ids)):
+    for study_id, sop_class_uid in reading.by_ids(
+        "SELECT DISTINCT series.study_id, instance.sop_class_uid FROM series "
+        "JOIN instance ON instance.series_id = series.id WHERE series.study_id IN ({})",
+        ids,
+    ):
         found[study_id].add(sop_class_uid)
     return defaultdict(lambda: ((),), {study_id: (tuple(sorted(uids)),) for study_id, uids in found.items()})
 
 
-def _patients(connection: Connection, ids: Sequence[int], dialect: Dialect) -> Mapping[int, tuple[Any, ...]]:
+def _patients(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
     columns = ", ".join(COLUMNS[tag].sql for tag in _OF_PATIENT)
-    statement = f"SELECT study.id, {columns} FROM study WHERE study.id IN ({dialect.marks(len(ids))})"  # noqa: S608
-    rows = connection.exec_driver_sql(statement, tuple(ids))
+    rows = reading.by_ids(f"SELECT study.id, {columns} FROM study WHERE study.id IN ({{}})", ids)  # noqa: S608
     return defaultdict(lambda: (0, 0, 0), {row[0]: (row[1], int(row[2]), int(row[3])) for row in rows})

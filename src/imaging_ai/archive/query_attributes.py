@@ -64,9 +64,10 @@ class Column:
     among: str = ""
 
 
-_SERIES_OF_STUDY = "SELECT 1 FROM series WHERE series.study_id = study.id AND {}"
+_SERIES_OF_STUDY = "SELECT 1 FROM series{of_study} WHERE series.study_id = study.id AND {}"
 _INSTANCES_OF_STUDY = (
-    "SELECT 1 FROM instance JOIN series ON series.id = instance.series_id WHERE series.study_id = study.id AND {}"
+    "SELECT 1 FROM series{of_study} JOIN instance ON instance.series_id = series.id "
+    "WHERE series.study_id = study.id AND {}"
 )
 _SAME_PATIENT = "other.patient_id = study.patient_id AND other.issuer_of_patient_id = study.issuer_of_patient_id"
 _STUDIES_OF_PATIENT = f"FROM study AS other WHERE {_SAME_PATIENT}"

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping
 
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.query_answers import BASE, Row
 from imaging_ai.archive.query_attributes import Level, Path, creator_of, is_private
-from imaging_ai.archive.query_sql import Dialect
+from imaging_ai.archive.query_reader import Reading
 from imaging_ai.archive.query_values import Criterion
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
@@ -34,13 +33,12 @@ _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
-_IDS = {Level.PATIENT: "series.study_id", Level.STUDY: "series.study_id", Level.SERIES: "instance.series_id"}
 _INSTANCE = """
-SELECT instance.id, instance.sop_instance_uid, instance.sop_class_uid, instance.transfer_syntax_uid,
-       instance.instance_number, instance.blob_key, instance.blob_offset, instance.blob_length,
-       series.series_instance_uid, study.study_instance_uid, instance_document.metadata_json
+SELECT instance.id, instance_document.metadata_json, instance.sop_instance_uid, instance.sop_class_uid,
+       instance.transfer_syntax_uid, study.study_instance_uid, series.series_instance_uid, instance.instance_number,
+       instance.blob_key, instance.blob_offset, instance.blob_length
 FROM instance JOIN series ON series.id = instance.series_id JOIN study ON study.id = series.study_id
-LEFT JOIN instance_document ON instance_document.instance_id = instance.id
+LEFT JOIN instance_document ON instance_document.instance_id = instance.id WHERE instance.id IN ({})
 """
 
 
@@ -156,11 +154,11 @@ class LookedUp:
 class Documents:
     """The documents of matches."""
 
-    def __init__(self, describer: Describer, dialect: Dialect) -> None:
-        self._describer, self._dialect = describer, dialect
+    def __init__(self, describer: Describer) -> None:
+        self._describer = describer
 
     def of(
-        self, connection: Connection, level: Level, rows: Sequence[Row], needed: Callable[[str], bool]
+        self, reading: Reading, level: Level, rows: Sequence[Row], needed: Callable[[str], bool]
     ) -> dict[int, LookedUp]:
         """Return, by the first id of each row, the elements whose tags are needed.
 
@@ -169,48 +167,35 @@ class Documents:
         TooLarge
             If the documents are larger than one search should read.
         """
-        ids = [row[0] for row in rows]
-        owners = self._representatives(connection, level, ids)
-        marks = self._dialect.marks(len(owners))
+        owners = _representatives(reading, level, [row[0] for row in rows])
         found: dict[int, LookedUp] = {}
         size = 0
-        if not owners:
-            return found
-        result = connection.exec_driver_sql(f"{_INSTANCE} WHERE instance.id IN ({marks})", tuple(owners))
-        for row in result.mappings():
-            json = self._json(row)
+        for instance_id, packed, *columns in reading.by_ids(_INSTANCE, tuple(owners)):
+            instance = StoredInstance(*columns[:-3], BlobRef(*columns[-3:]))  # type: ignore[call-arg]
+            json = self._made(instance) if packed is None else zlib.decompress(packed)
             size += len(json)
             if size > _MOST_BYTES:
                 raise TooLarge("the data sets that would have to be looked into are too large; narrow the search")
             elements = {tag: raw for tag, raw in _top_level(json).items() if needed(tag)}
-            series = f"/studies/{row['study_instance_uid']}/series/{row['series_instance_uid']}/"
-            found[owners[row["id"]]] = LookedUp(elements, BASE + series.encode())
+            series = f"/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}/"
+            found[owners[instance_id]] = LookedUp(elements, BASE + series.encode())
         return found
 
-    def _representatives(self, connection: Connection, level: Level, ids: Sequence[int]) -> dict[int, int]:
-        """Return, by instance, which row it speaks for: the first that came of a study or series."""
-        if level is Level.INSTANCE:
-            return {one: one for one in ids}
-        statement = (
-            f"SELECT min(instance.id), {_IDS[level]} FROM series JOIN instance ON instance.series_id = series.id "  # noqa: S608
-            f"WHERE {_IDS[level]} IN ({self._dialect.marks(len(ids))}) GROUP BY {_IDS[level]}"
-        )
-        return {row[0]: row[1] for row in connection.exec_driver_sql(statement, tuple(ids))} if ids else {}
-
-    def _json(self, row: RowMapping) -> bytes:
-        if row["metadata_json"] is not None:
-            return zlib.decompress(row["metadata_json"])
-        blob = BlobRef(row["blob_key"], row["blob_offset"], row["blob_length"])
-        instance = StoredInstance(
-            row["sop_instance_uid"],
-            row["sop_class_uid"],
-            row["transfer_syntax_uid"],
-            row["study_instance_uid"],
-            row["series_instance_uid"],
-            row["instance_number"],
-            blob,
-        )
+    def _made(self, instance: StoredInstance) -> bytes:
+        """Return a document that no describer has made yet."""
         try:
             return self._describer.document_of(instance).json
         except NotFound:
             return b"{}"
+
+
+def _representatives(reading: Reading, level: Level, ids: Sequence[int]) -> dict[int, int]:
+    """Return, by instance, which row it speaks for: the first that came of a study or series."""
+    if level is Level.INSTANCE:
+        return {one: one for one in ids}
+    owner = "instance.series_id" if level is Level.SERIES else "series.study_id"
+    statement = (
+        f"SELECT min(instance.id), {owner} FROM series JOIN instance ON instance.series_id = series.id "  # noqa: S608
+        f"WHERE {owner} IN ({{}}) GROUP BY {owner}"
+    )
+    return {row[0]: row[1] for row in reading.by_ids(statement, ids)}

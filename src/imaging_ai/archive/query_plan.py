@@ -18,19 +18,16 @@ from imaging_ai.db import text_index
 
 __all__ = ["Plan", "plan_of"]
 
-_STUDY_DATE = "00080020"
+_STUDY_DATE, _MODALITY = "00080020", "00080060"
 #: Pairs of a date and a time that are matched together when both are ranges.
 _PAIRS = {_STUDY_DATE: "00080030", "00080021": "00080031", "00400244": "00400245"}
-_UNIQUE = ("0020000D", "0020000E", "00080018", "00100020", "00080050")
+#: Keys that an index finds at once, if they are no patterns: of studies, and of what is below them.
+_UNIQUE = ("0020000D", "00100020", "00080050")
+_UNIQUE_BELOW = ("0020000E", "00080018")
 _TOGETHER = 3  # characters that the text index takes together
 _MOST_CHARACTERS = 64
+_TEXT = text_index.TABLE
 
-_JOINS = {
-    Level.PATIENT: (),
-    Level.STUDY: (),
-    Level.SERIES: ("series ON series.study_id = study.id",),
-    Level.INSTANCE: ("series ON series.study_id = study.id", "instance ON instance.series_id = series.id"),
-}
 _ORDERS = {
     Level.PATIENT: "study.patient_id, study.issuer_of_patient_id",
     Level.STUDY: "study.sort_key DESC",
@@ -39,86 +36,115 @@ _ORDERS = {
     "instance.instance_number, instance.id",
 }
 _GROUPS = {Level.PATIENT: "study.patient_id, study.issuer_of_patient_id"}
+_SERIES = "series ON series.study_id = study.id"
+_STUDY = "study ON study.id = series.study_id"
+_INSTANCE = "instance ON instance.series_id = series.id"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The parts of a SELECT but for its columns; `light` when no row of a study need be read to count the matches."""
+    """The parts of a SELECT but for its columns; `counted_in` is the index that can count the matches alone."""
 
     source: str
     where: Condition
     group: str
     order: str
-    light: bool
+    counted_in: str
 
     def select(self, columns: str, dialect: Dialect) -> str:
         """Return the statement; its last two parameters are limit and offset."""
-        group = f" GROUP BY {self.group}" if self.group else ""
+        return self._select(columns, self.source, self.group, dialect)
+
+    def count(self, dialect: Dialect) -> str:
+        """Return the statement that counts; its last two parameters are how far, and from which match on."""
+        group = self.group if self.counted_in == self.source else self.group.partition(",")[0]
+        return f"SELECT count(*) FROM ({self._select('1', self.counted_in, group, dialect)}) AS found"  # noqa: S608
+
+    def _select(self, columns: str, source: str, group: str, dialect: Dialect) -> str:
+        grouped = f" GROUP BY {group}" if group else ""
         return (
-            f"SELECT {columns} FROM {self.source} WHERE {self.where.sql}{group} ORDER BY {self.order} "  # noqa: S608
+            f"SELECT {columns} FROM {source} WHERE {self.where.sql}{grouped} ORDER BY {self.order} "  # noqa: S608
             f"LIMIT {dialect.mark} OFFSET {dialect.mark}"
         )
 
 
 def plan_of(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> Plan:
     """Plan a search for matches of a level, by criteria on columns."""
-    days = _days(keys, dialect)
-    leading = None if any(_is_unique(tag, keys) for tag in _UNIQUE) else _leader(level, keys, dialect)
-    led_by = leading.tags if leading else frozenset()
-    conditions = [*days, *_conditions(level, {tag: one for tag, one in keys.items() if tag not in led_by}, dialect)]
-    if level is Level.PATIENT:
-        conditions.append(Condition("study.patient_id <> ''"))
-    if leading is None:
-        source = " JOIN ".join(("study", *_JOINS[level]))
-        return Plan(
-            source, _all(conditions), _GROUPS.get(level, ""), _ORDERS[level], not conditions or conditions == days
-        )
-    return leading.plan(level, conditions, days)
+    lead = _lead(level, keys, dialect)
+    rest = _conditions(level, {tag: one for tag, one in keys.items() if tag not in lead.decides}, dialect)
+    date = keys.get(_STUDY_DATE)
+    days = [day_range(date, key, dialect) for key in lead.keys] if isinstance(date, Moments) else []
+    conditions = [*lead.conditions, *days, *rest]
+    alone = lead.index if level is Level.STUDY and not rest and lead.index else ""
+    if alone:
+        conditions = [*lead.conditions, *days[:1]]
+    order = f"{lead.keys[0]} DESC" if level is Level.STUDY else _ORDERS[level]
+    return Plan(lead.source, _all(conditions), lead.group or _GROUPS.get(level, ""), order, alone)
 
 
 @dataclass(frozen=True, slots=True)
-class _Leader:
-    """An index that gives matches in their order; `tags` are the keys that it decides alone."""
+class _Lead:
+    """What a search begins with.
+
+    `index` is the table that it begins with, when that alone can count studies, and `keys` what `study.sort_key` is
+    called in it, and besides. `decides` are the match keys that `conditions` have settled.
+    """
 
     source: str
-    key: str  # what `study.sort_key` is called there
-    group: str
-    condition: Condition
-    tags: frozenset[str]
-
-    def plan(self, level: Level, conditions: Sequence[Condition], days: Sequence[Condition]) -> Plan:
-        source = " CROSS JOIN ".join((self.source, *_JOINS[level]))
-        # the days bound the leading index too
-        bounds = [Condition(day.sql.replace("study.sort_key", self.key), day.parameters) for day in days]
-        order = f"{self.key} DESC" if level is Level.STUDY else _ORDERS[level]
-        where = _all([self.condition, *bounds, *conditions])
-        return Plan(source, where, self.group if level is Level.STUDY else "", order, len(conditions) == len(days))
+    index: str = ""
+    keys: tuple[str, ...] = ("study.sort_key",)
+    group: str = ""
+    conditions: tuple[Condition, ...] = ()
+    decides: frozenset[str] = frozenset()
 
 
-def _leader(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> _Leader | None:
+def _lead(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> _Lead:
+    if any(_is_unique(tag, keys) for tag in _UNIQUE_BELOW):
+        return _Lead(_joined("study", level, " JOIN "), index="study" if not keys else "")
+    cross = " CROSS JOIN " if dialect is SQLITE else " JOIN "
+    if any(_is_unique(tag, keys) for tag in _UNIQUE):
+        return _Lead(_joined("study", level, cross))
+    texts = _texts(keys) if dialect is SQLITE else None
     if level is Level.PATIENT:
-        return None
-    if dialect is SQLITE and (found := _texts(keys)):
-        expression, decided = found
-        return _Leader(
-            f"{text_index.TABLE} CROSS JOIN study ON study.sort_key = {text_index.TABLE}.rowid",
-            f"{text_index.TABLE}.rowid",
-            "",
-            Condition(f"{text_index.TABLE} MATCH ?", (expression,)),
-            decided,
-        )
-    match keys.get(MODALITIES_IN_STUDY):
-        case Text((modality,)) if level is Level.STUDY and not {"*", "?"} & set(modality):
-            group = "led.study_sort_key" if dialect is SQLITE else "led.study_sort_key, study.id"
-            join = "CROSS JOIN study ON" if dialect is SQLITE else "JOIN study ON"
-            return _Leader(
-                f"series AS led {join} study.id = led.study_id",
-                "led.study_sort_key",
-                group,
-                Condition(f"led.modality = {dialect.mark}", (modality,)),
-                frozenset({MODALITIES_IN_STUDY}),
+        known = Condition("study.patient_id <> ''")
+        if texts is None:
+            return _Lead("study", conditions=(known,))
+        some = Condition(f"study.sort_key IN (SELECT rowid FROM {_TEXT} WHERE {_TEXT} MATCH ?)", (texts.expression,))  # noqa: S608
+        return _Lead("study", conditions=(known, some), decides=texts.decides)
+    if texts is not None:
+        source = f"{_TEXT} CROSS JOIN study INDEXED BY {text_index.SCAN} ON study.sort_key = {_TEXT}.rowid"
+        found = Condition(f"{_TEXT} MATCH ?", (texts.expression,))
+        names = (f"{_TEXT}.rowid", "study.sort_key")
+        return _Lead(_joined(source, level, cross), _TEXT, names, "", (found,), texts.decides)
+    if level > Level.STUDY:
+        source = f"series{cross}{_STUDY}" + (f"{cross}{_INSTANCE}" if level is Level.INSTANCE else "")
+        return _Lead(source, keys=("series.study_sort_key", "study.sort_key"))
+    return _modality(keys, dialect, cross) or _Lead(
+        f"study INDEXED BY {text_index.SCAN}" if dialect is SQLITE and {*keys} - {_STUDY_DATE} else "study",
+        index="study",
+    )
+
+
+def _modality(keys: Mapping[str, Criterion], dialect: Dialect, cross: str) -> _Lead | None:
+    """Begin with a modality: Modality alone of the keys below the study is as good as Modalities in Study."""
+    below = [tag for tag in keys if COLUMNS[tag].level > Level.STUDY]
+    tag = _MODALITY if below == [_MODALITY] and MODALITIES_IN_STUDY not in keys else MODALITIES_IN_STUDY
+    match keys.get(tag):
+        case Text((modality,)) if not {"*", "?"} & set(modality):
+            return _Lead(
+                f"series AS led{cross}study ON study.id = led.study_id",
+                "series AS led",
+                ("led.study_sort_key", "study.sort_key"),
+                "led.study_sort_key" + ", study.id" * (dialect is not SQLITE),
+                (Condition(f"led.modality = {dialect.mark}", (modality,)),),
+                frozenset({tag}),
             )
     return None
+
+
+def _joined(source: str, level: Level, join: str) -> str:
+    tables = {Level.SERIES: (_SERIES,), Level.INSTANCE: (_SERIES, _INSTANCE)}.get(level, ())
+    return join.join((source, *tables))
 
 
 def _is_unique(tag: str, keys: Mapping[str, Criterion]) -> bool:
@@ -129,11 +155,6 @@ def _is_unique(tag: str, keys: Mapping[str, Criterion]) -> bool:
         case Text(patterns):
             return not any({"*", "?"} & set(pattern) for pattern in patterns)
     return False
-
-
-def _days(keys: Mapping[str, Criterion], dialect: Dialect) -> list[Condition]:
-    date = keys.get(_STUDY_DATE)
-    return [day_range(date, dialect)] if isinstance(date, Moments) else []
 
 
 def _conditions(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> list[Condition]:
@@ -156,15 +177,26 @@ def _conditions(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -
             lower.append((column.level, one))
         else:
             upper.append(one)
-    if lower:
-        deepest = max(below for below, _ in lower)
-        inner = every(one for _, one in lower)
-        tables = "series JOIN instance ON instance.series_id = series.id" if deepest is Level.INSTANCE else "series"
-        link = "series.study_id = study.id"
-        if level is Level.SERIES:
-            tables, link = "instance", "instance.series_id = series.id"
-        upper.append(Condition(f"EXISTS (SELECT 1 FROM {tables} WHERE {link} AND {inner.sql})", inner.parameters))  # noqa: S608
-    return upper
+    return [*upper, _below(level, keys, lower, dialect)] if lower else upper
+
+
+def _below(
+    level: Level, keys: Mapping[str, Criterion], conditions: Sequence[tuple[Level, Condition]], dialect: Dialect
+) -> Condition:
+    """Say that a study or series has a series or instance that meets all of the conditions."""
+    all_of_them = every(one for _, one in conditions)
+    deepest = max(below for below, _ in conditions)
+    if level is Level.SERIES:
+        tables, owner, own = "instance", "instance.series_id", "series.id"
+    else:
+        instances = " JOIN instance ON instance.series_id = series.id" if deepest is Level.INSTANCE else ""
+        tables, owner, own = f"series{dialect.of_study}{instances}", "series.study_id", "study.id"
+    if any(_is_unique(tag, keys) and COLUMNS[tag].level > level for tag in _UNIQUE_BELOW):
+        tables = tables.replace(dialect.of_study, "")
+        sql = f"{own} IN (SELECT {owner} FROM {tables} WHERE {all_of_them.sql})"  # noqa: S608
+    else:
+        sql = f"EXISTS (SELECT 1 FROM {tables} WHERE {owner} = {own} AND {all_of_them.sql})"  # noqa: S608
+    return Condition(sql, all_of_them.parameters)
 
 
 def _is_range(criterion: Criterion | None) -> bool:
@@ -175,8 +207,15 @@ def _all(conditions: Sequence[Condition]) -> Condition:
     return every(conditions) if conditions else Condition("1 = 1")
 
 
-def _texts(keys: Mapping[str, Criterion]) -> tuple[str, frozenset[str]] | None:
-    """Return an expression of the text index that is true of every match, and the keys that it decides alone."""
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """An expression of the text index that is true of every match, and the keys that it decides alone."""
+
+    expression: str
+    decides: frozenset[str]
+
+
+def _texts(keys: Mapping[str, Criterion]) -> _Texts | None:
     expressions, decided = [], set()
     for tag, criterion in keys.items():
         column = COLUMNS[tag]
@@ -188,7 +227,7 @@ def _texts(keys: Mapping[str, Criterion]) -> tuple[str, frozenset[str]] | None:
             expressions.append(f"{name} : ({expression})")
             if exact:
                 decided.add(tag)
-    return (" AND ".join(expressions), frozenset(decided)) if expressions else None
+    return _Texts(" AND ".join(expressions), frozenset(decided)) if expressions else None
 
 
 def _text(criterion: Criterion) -> tuple[str, bool]:

@@ -48,6 +48,7 @@ class Dialect:
     any_character: str
     escapes: dict[int, str]
     text_order: str = ""  # makes comparisons of text those of its bytes
+    of_study: str = ""  # keeps to the index of a study's series
 
     def pattern(self, pattern: str) -> str:
         """Write a pattern with * and ? as the operator wants it."""
@@ -59,7 +60,7 @@ class Dialect:
         return ", ".join([self.mark] * number)
 
 
-SQLITE = Dialect("?", "GLOB", "*", "?", _GLOB)
+SQLITE = Dialect("?", "GLOB", "*", "?", _GLOB, of_study=" INDEXED BY ix_series_study_id")
 POSTGRESQL = Dialect("%s", "LIKE", "%", "_", _LIKE, ' COLLATE "C"')
 
 
@@ -73,13 +74,16 @@ def condition(criterion: Criterion, column: Column, dialect: Dialect) -> Conditi
 def _among(criterion: Criterion, column: Column, dialect: Dialect) -> Condition:
     """Say that one of many rows meets a criterion; where every value is asked for, one row for each."""
     if isinstance(criterion, Empty):
-        known = column.among.format(f"{column.sql} <> ''")
+        known = column.among.format(f"{column.sql} <> ''", of_study=dialect.of_study)
         return Condition(f"NOT EXISTS ({known})")
     wanted: Sequence[Criterion] = [criterion]
     if isinstance(criterion, Text) and criterion.every:
         wanted = [Text((pattern,)) for pattern in criterion.patterns]
     found = [_plain(one, column, dialect) for one in wanted]
-    return every(Condition(f"EXISTS ({column.among.format(one.sql)})", one.parameters) for one in found)
+    return every(
+        Condition(f"EXISTS ({column.among.format(one.sql, of_study=dialect.of_study)})", one.parameters)
+        for one in found
+    )
 
 
 def _plain(criterion: Criterion, column: Column, dialect: Dialect) -> Condition:
@@ -158,10 +162,10 @@ def _in_full(vr: str, sql: str) -> str:
     return f"({digits} || substr('000000.000000', length({digits}) + 1))"
 
 
-def day_range(moments: Moments, dialect: Dialect) -> Condition:
-    """Say that the study is of one of these days, by the key that studies are ordered by."""
+def day_range(moments: Moments, key: str, dialect: Dialect) -> Condition:
+    """Say that the study is of one of these days, by the column with the key that studies are ordered by."""
     low, high = int(moments.low) << _DAY_BITS, (int(moments.high) + 1 << _DAY_BITS) - 1
-    return Condition(f"study.sort_key BETWEEN {dialect.mark} AND {dialect.mark}", (low, high))
+    return Condition(f"{key} BETWEEN {dialect.mark} AND {dialect.mark}", (low, high))
 
 
 def every(conditions: Iterable[Condition]) -> Condition:

@@ -48,9 +48,10 @@ def name_key(value: str) -> str:
 def name_pattern(key: str) -> str:
     """Return the wildcard pattern that a key means for the stored form."""
     groups = [_group(group) for group in folded(key).split("=")]
-    if len(groups) == 1:
-        return f"*={groups[0]}=*"
-    return f"={'='.join(group or '*' for group in groups)}=*"
+    if len(groups) > 1:
+        return f"={'='.join(group or '*' for group in groups)}=*"
+    (group,) = groups
+    return ("" if group.startswith("*") else "*=") + group + ("" if group.endswith("*") else "=*")
 
 
 def words_of(key: str) -> tuple[frozenset[str], ...]:

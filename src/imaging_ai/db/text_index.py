@@ -1,8 +1,11 @@
 """The index that finds any piece of text in the columns of studies that people search by: three characters at a time.
 
 On SQLite it is a full-text table (FTS5, trigram tokens, no content of its own) whose rows are numbered by the studies'
-`sort_key`, so that it answers in the order of a search; triggers keep it. On PostgreSQL it is a GIN index of pg_trgm;
-where that extension may not be created, searches for pieces of text read the studies in their order instead.
+`sort_key`, so that it answers in the order of a search; triggers keep it. What it cannot say, pieces of two characters
+and wildcards in between, is read in `SCAN`, an index of the same columns in the same order.
+
+On PostgreSQL it is a GIN index of pg_trgm; where that extension may not be created, searches for pieces of text read
+the studies in their order instead.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, event
 
-__all__ = ["COLUMNS", "TABLE", "create", "create_with", "drop"]
+__all__ = ["COLUMNS", "SCAN", "TABLE", "create", "create_with", "drop"]
 
 TABLE = "study_text"
+SCAN = "study_text_scan"
 COLUMNS = ("patient_name_key", "patient_id", "accession_number", "study_description", "referring_physician_name_key")
 
 
@@ -56,15 +60,16 @@ _REMOVE = (
 _CHANGED = " OR ".join(f"old.{name} IS NOT new.{name}" for name in ("sort_key", *COLUMNS))
 
 _SQLITE = [
+    f"CREATE INDEX {SCAN} ON study (sort_key, {', '.join(COLUMNS)})",
     f"CREATE VIRTUAL TABLE {TABLE} USING fts5({', '.join(COLUMNS)}, content='', tokenize='trigram case_sensitive 1')",
-    f"{_INTO} SELECT sort_key, {', '.join(COLUMNS)} FROM study WHERE sort_key IS NOT NULL",
+    f"{_INTO} SELECT sort_key, {', '.join(COLUMNS)} FROM study WHERE sort_key IS NOT NULL",  # noqa: S608
     f"CREATE TRIGGER {TABLE}_insert AFTER INSERT ON study BEGIN {_ADD} END",
     f"CREATE TRIGGER {TABLE}_delete AFTER DELETE ON study BEGIN {_REMOVE} END",
     f"CREATE TRIGGER {TABLE}_update AFTER UPDATE OF sort_key, {', '.join(COLUMNS)} ON study "
     f"WHEN {_CHANGED} BEGIN {_REMOVE} {_ADD} END",
 ]
 _SQLITE_DROP = [f"DROP TRIGGER IF EXISTS {TABLE}_{what}" for what in ("insert", "delete", "update")]
-_SQLITE_DROP += [f"DROP TABLE IF EXISTS {TABLE}"]
+_SQLITE_DROP += [f"DROP TABLE IF EXISTS {TABLE}", f"DROP INDEX IF EXISTS {SCAN}"]
 
 _POSTGRESQL = [
     f"""
