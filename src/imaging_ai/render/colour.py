@@ -74,7 +74,7 @@ def supplemented(source: Source, frame: NDArray[Any], levels: NDArray[np.uint8])
 
 def has_supplemental_palette(source: Source, frame_number: int) -> bool:
     """Say whether a grayscale frame is to have colours too, by its Pixel Presentation or that of the instance."""
-    if not numbers(source.elements, "RedPaletteColorLookupTableDescriptor"):
+    if len(numbers(source.elements, "RedPaletteColorLookupTableDescriptor")) != 3:
         return False
     own = items(source.elements, "PerFrameFunctionalGroupsSequence")[frame_number - 1 : frame_number]
     groups = [*own, *items(source.elements, "SharedFunctionalGroupsSequence")[:1]]
@@ -146,6 +146,8 @@ def _segments(units: list[int], *, wide: bool, nested: bool = False) -> Iterator
 def labelmap_rgb(source: Source, frame: NDArray[Any]) -> Rgb:
     """Return a labelmap with each segment in the colour recommended for it, or one of its own, on black."""
     labels = frame.astype(np.int64)
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= _MAX_ENTRIES:
+        raise NotAcceptable("the labels of the segmentation are no numbers of segments")
     table = np.zeros((int(labels.max(initial=0)) + 1, 3), np.uint8)
     background = count(source.elements, "PixelPaddingValue")
     for label in np.unique(labels):

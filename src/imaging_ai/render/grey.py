@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Grayscale", "LookupTable", "Modality", "Rescale", "VoiFunction", "Window", "levels_of"]
 
+_PIXELS_AT_ONCE = 1 << 20
+
 VoiFunction = Literal["linear", "linear-exact", "sigmoid"]
 
 Levels = NDArray[np.uint8]
@@ -36,7 +38,7 @@ class Window:
 
     def shades(self, values: Values) -> Values:
         """Return how bright values are, from 0 to 1."""
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if self.function == "sigmoid":
                 return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
             if self.function == "linear-exact":
@@ -74,7 +76,10 @@ class Rescale:
 
     def of(self, values: Values) -> Values:
         """Return values in their unit."""
-        return values if (self.slope, self.intercept) == (1.0, 0.0) else values * self.slope + self.intercept
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return values
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values * self.slope + self.intercept
 
 
 Modality = Rescale | LookupTable
@@ -92,7 +97,11 @@ class Grayscale:
         """Return the levels of a frame of stored values."""
         if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and stored.size > 1 << 14:
             return np.take(_table(self, stored.dtype), np.ascontiguousarray(stored).view(_unsigned(stored.dtype)))
-        return self._levels(stored)
+        levels = np.empty(stored.shape, np.uint8)
+        rows = max(_PIXELS_AT_ONCE // max(stored.shape[1], 1), 1)
+        for top in range(0, len(stored), rows):
+            levels[top : top + rows] = self._levels(stored[top : top + rows])
+        return levels
 
     def _levels(self, stored: NDArray[Any]) -> Levels:
         values = self.modality.of(stored.astype(np.float64))

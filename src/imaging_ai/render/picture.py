@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from imaging_ai.archive.decoders import Image as ImagePixel
 from imaging_ai.errors import BadParameterError, InputError, NotAcceptable, NotFound, TooLarge
 from imaging_ai.render.annotation import annotate
 from imaging_ai.render.colour import has_supplemental_palette, labelmap_rgb, palette_rgb, rgb_of, supplemented
-from imaging_ai.render.elements import count, number, numbers, text
+from imaging_ai.render.elements import number, numbers, text
 from imaging_ai.render.grey import Grayscale, Rescale, Window
 from imaging_ai.render.source import Source
 from imaging_ai.render.transformations import grayscale_of
@@ -38,11 +39,15 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
     BadParameterError
         If the wish has nothing of it, or too much.
     """
-    frame = _decoded(source, frame_number)
+    frame, image = _decoded(source, frame_number)
     region = wish.region or Region()
     rows, columns = frame.shape[:2]
     left, top, right, bottom = region.box(columns, rows, wish.region_name)
-    levels = _levels(source, frame_number, frame, wish.window, (slice(top, bottom), slice(left, right)))
+    part = (slice(top, bottom), slice(left, right))
+    if frame.ndim == 2:
+        levels = _gray(source, frame_number, frame, wish.window, part)
+    else:
+        levels = rgb_of(frame[part], image.photometric_interpretation, image.bits_stored)
     if region.flip_horizontally:
         levels = levels[:, ::-1]
     if region.flip_vertically:
@@ -55,35 +60,34 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
     return picture
 
 
-def _decoded(source: Source, frame_number: int) -> NDArray[Any]:
+def _decoded(source: Source, frame_number: int) -> tuple[NDArray[Any], ImagePixel]:
     frames = source.frames()
+    if min(frames.image.rows, frames.image.columns, frames.image.samples) < 1:
+        raise NotAcceptable("the instance cannot be rendered: it has no rows, columns or samples")
     if frames.image.rows * frames.image.columns > MOST_PIXELS:
         raise TooLarge(f"frames of more than {MOST_PIXELS} pixels are not rendered")
     try:
-        return frames.decode(frame_number)
+        return frames.decode(frame_number), frames.image
     except NotFound:
         raise
     except InputError as error:
         raise NotAcceptable(f"the instance cannot be rendered: {error.message}") from error
 
 
-def _levels(
+def _gray(
     source: Source, frame_number: int, frame: NDArray[Any], window: Window | None, part: tuple[slice, slice]
-) -> NDArray[np.uint8]:
-    """Return the pixels of a part of the frame; what it gets by default depends on the whole."""
-    interpretation = text(source.elements, "PhotometricInterpretation")
+) -> Picture:
+    """Return the pixels of a part of a frame of one sample; what it gets by default depends on the whole."""
     if source.sop_class_uid in _SEGMENTATIONS:
         return _segments(source, frame, part)
-    if interpretation == "PALETTE COLOR" and frame.ndim == 2:
+    if text(source.elements, "PhotometricInterpretation") == "PALETTE COLOR":
         return palette_rgb(source, frame[part])
-    if frame.ndim == 2:
-        levels = grayscale_of(source, frame_number, frame, window).levels(frame[part])
-        supplemental = has_supplemental_palette(source, frame_number)
-        return supplemented(source, frame[part], levels) if supplemental else levels
-    return rgb_of(frame[part], interpretation, count(source.elements, "BitsStored", 8))
+    levels = grayscale_of(source, frame_number, frame, window).levels(frame[part])
+    supplemental = has_supplemental_palette(source, frame_number)
+    return supplemented(source, frame[part], levels) if supplemental else levels
 
 
-def _segments(source: Source, frame: NDArray[Any], part: tuple[slice, slice]) -> NDArray[np.uint8]:
+def _segments(source: Source, frame: NDArray[Any], part: tuple[slice, slice]) -> Picture:
     """Return a frame of a segmentation (PS3.3 C.8.20): white where its segment is, or the labels in their colours."""
     kind = text(source.elements, "SegmentationType")
     if kind == "LABELMAP":

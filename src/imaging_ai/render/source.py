@@ -85,8 +85,8 @@ class Source:
 
     def words(self, elements: Elements, keyword: str, bits: int, entries: int) -> NDArray[np.uint16]:
         """Return the entries of a lookup table, whose 8-bit entries may be packed two to a word (PS3.3 C.7.6.3.1.6)."""
-        if found := values(elements, keyword):
-            return np.asarray(found, np.float64).astype(np.int64).astype(np.uint16)
+        if values(elements, keyword):
+            return np.clip(np.asarray(numbers(elements, keyword), np.float64), 0, 65535).astype(np.uint16)
         data = self.bytes_of(elements, keyword)
         return self._units(elements, keyword, data, wide=bits > 8 or not entries <= len(data) <= entries + 1)
 

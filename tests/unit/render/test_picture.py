@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom import Dataset
 import phantoms
 from imaging_ai.errors import BadParameterError, NotAcceptable, NotFound, TooLarge
 from imaging_ai.render.formats import FORMATS, encode, encode_moving
+from imaging_ai.render.grey import Grayscale, Rescale, Window
 from imaging_ai.render.picture import draw, pixel_aspect
 from imaging_ai.render.profiles import in_profile
 from imaging_ai.render.wish import Region, Viewport, Wish
@@ -195,3 +197,54 @@ def test_the_profile_of_the_instance_is_given_and_a_damaged_one_refused() -> Non
     assert in_profile(red, damaged, "yes")[1] == b"nonsense"
     with pytest.raises(NotAcceptable):
         in_profile(red, damaged, "srgb")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"Rows": 0},
+        {"SamplesPerPixel": 2},
+        {"BitsAllocated": 12},
+        {"BitsStored": 20},
+        {"PhotometricInterpretation": "PALETTE COLOR"},
+        {"RescaleSlope": "1e300", "WindowWidth": "1e300"},
+        {"RescaleSlope": "1e300", "RescaleIntercept": "-1e300", "WindowCenter": "0.5", "WindowWidth": "1"},
+        {"PixelPaddingValue": 5, "PixelPaddingRangeLimit": -5},
+        {"RedPaletteColorLookupTableDescriptor": [1, 2], "PixelPresentation": "COLOR"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "SegmentationType": "LABELMAP"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 0},
+        {"RepresentativeFrameNumber": 99},
+    ],
+)
+def test_attributes_that_contradict_each_other_are_rendered_or_refused(attributes: dict[str, Any]) -> None:
+    ds = instance()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    try:
+        picture = draw(source_of(ds), 1, Wish(annotations=("technique",)))
+    except (NotAcceptable, TooLarge):
+        return
+    assert picture.dtype == np.uint8
+
+
+def test_a_few_bytes_that_claim_a_large_frame_take_no_memory() -> None:
+    ds = instance()
+    ds.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+    ds.Rows = ds.Columns = 16384
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        draw(source_of(ds), 1, Wish())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_large_frames_of_many_bits_are_computed_piece_by_piece() -> None:
+    stored = np.arange(1 << 21, dtype=np.uint32).reshape(1 << 10, 1 << 11) * 1024
+    gray = Grayscale(Rescale(), Window.spanning(0, float(stored.max())))
+    tracemalloc.start()
+    levels = gray.levels(stored)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (levels[0, 0], levels[-1, -1]) == (0, 255)
+    assert peak < 2 * stored.size * 8 + levels.nbytes + (8 << 20)
