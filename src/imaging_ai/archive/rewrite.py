@@ -129,7 +129,10 @@ def rewritten(
             if any(raw) or any(read(position, min(stop - position, PIECE))):
                 raise NotDicom(f"no element where one should begin, at byte {position}")
             break
-        head = writer.head(raw, 0, scope)
+        try:
+            head = writer.head(raw, 0, scope)
+        except _Short:
+            raise NotDicom(f"the element at byte {position} is cut short") from None
         for tag in sorted(tag for tag in edits if tag < head.tag):
             pieces.append(edits.pop(tag))
         value, wanted = position + head.start, head.tag not in edits and head.tag & 0xFFFF

@@ -18,16 +18,11 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
-from pydicom.uid import UID
+from pydicom import Dataset
 
 from imaging_ai.archive.codecs import Frames
 from imaging_ai.archive.decoders import DECODABLE, Image
@@ -41,12 +36,12 @@ from imaging_ai.archive.document import (
     read_file_meta,
     reader_of,
 )
-from imaging_ai.archive.encoders import ENCODERS, NEAR, Encoder
+from imaging_ai.archive.encoders import ENCODERS, Encoder
 from imaging_ai.archive.frames import Reader
 from imaging_ai.archive.json_writer import looks_explicit
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.rewrite import Encoding, element_head, rewritten, swapped
-from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derive_uid
+from imaging_ai.archive.transcode_header import LOSSY_JPEG, describe_loss, edits_of, encoded_elements, file_meta
 from imaging_ai.errors import NotAcceptable, NotDicom
 
 __all__ = ["NATIVE", "Source", "frame", "pixel_value", "refusal", "transcoded"]
@@ -55,7 +50,6 @@ __all__ = ["NATIVE", "Source", "frame", "pixel_value", "refusal", "transcoded"]
 NATIVE = frozenset({"", IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED})
 
 _GIVEN = frozenset({EXPLICIT_LITTLE_ENDIAN, DEFLATED, *ENCODERS})
-_LOSSY_JPEG = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
 _LONGEST_VALUE = 0xFFFFFFFE
 _PIXEL_DATA = 0x7FE00010
 _OFFSET_TABLES = (0x7FE00001, 0x7FE00002, 0x7FE00003)
@@ -204,14 +198,14 @@ def _frames_of(source: Source) -> Frames:
 
 
 def _decoded(frames: Frames, frame_number: int) -> NDArray[Any]:
-    lossy_colour = frames.image.transfer_syntax_uid in _LOSSY_JPEG and frames.image.is_ybr
+    lossy_colour = frames.image.transfer_syntax_uid in LOSSY_JPEG and frames.image.is_ybr
     return frames.decode(frame_number, rgb=lossy_colour)
 
 
 def _interpretation(image: Image) -> str:
     """Return the Photometric Interpretation of decoded frames."""
     stored = image.photometric_interpretation
-    if stored in ("YBR_RCT", "YBR_ICT") or (image.is_ybr and image.transfer_syntax_uid in _LOSSY_JPEG):
+    if stored in ("YBR_RCT", "YBR_ICT") or (image.is_ybr and image.transfer_syntax_uid in LOSSY_JPEG):
         return "RGB"
     return "YBR_FULL" if stored == "YBR_FULL_422" else stored
 
@@ -249,7 +243,7 @@ def transcoded(source: Source, target: str) -> Iterator[bytes]:
     if target in ENCODERS:
         yield from _compressed(source, target)
         return
-    yield _file_meta(source.sop_class_uid, source.sop_instance_uid, target)
+    yield file_meta(source.sop_class_uid, source.sop_instance_uid, target)
     whole = _whole(source) if stored in NATIVE or source.layout.pixels is None else _decompressed(source)
     if target != DEFLATED:
         yield from whole
@@ -275,7 +269,7 @@ def _whole(source: Source) -> Iterator[bytes]:
 
 def _decompressed(source: Source) -> Iterator[bytes]:
     image = _image_of(source)
-    edits = _edits(image, _interpretation(image))
+    edits = edits_of(image, _interpretation(image))
     before, after = _around_pixels(source, edits)
     yield from before
     length = _native_bytes(image)
@@ -291,16 +285,18 @@ def _decompressed(source: Source) -> Iterator[bytes]:
 
 
 def _compressed(source: Source, target: str) -> Iterator[bytes]:
-    encoder, frames = ENCODERS[target], _frames_of(source)
+    encoder, frames, pixels = ENCODERS[target], _frames_of(source), source.layout.pixels
+    assert pixels is not None
     image = frames.image
-    edits = _edits(image, encoder.interpretation(_interpretation(image)))
+    edits = edits_of(image, encoder.interpretation(_interpretation(image)))
     uid, items = source.sop_instance_uid, _items(frames, encoder)
     if encoder.method:
         with tempfile.SpooledTemporaryFile(_SPOOLED) as spool:
             for item in items:
                 spool.write(item)
             ratio = _native_bytes(image) / max(spool.tell() - 8 * len(frames), 1)
-            uid = _describe_loss(edits, source, target, ratio)
+            header = source.read(0, pixels.offset)
+            uid = describe_loss(edits, header, (source.sop_class_uid, source.sop_instance_uid), target, ratio)
             spool.seek(0)
             yield from _encapsulated(source, target, uid, edits, iter(lambda: spool.read(1 << 20), b""))
         return
@@ -309,7 +305,7 @@ def _compressed(source: Source, target: str) -> Iterator[bytes]:
 
 def _encapsulated(source: Source, target: str, uid: str, edits: Dataset, items: Iterator[bytes]) -> Iterator[bytes]:
     before, after = _around_pixels(source, edits)
-    yield _file_meta(source.sop_class_uid, uid, target)
+    yield file_meta(source.sop_class_uid, uid, target)
     yield from before
     yield element_head(_PIXEL_DATA, "OB", _UNDEFINED) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
     yield from items
@@ -329,7 +325,7 @@ def _around_pixels(source: Source, edits: Dataset) -> tuple[Iterator[bytes], Ite
     pixels = source.layout.pixels
     assert pixels is not None
     start, encoding = _data_set(source)
-    elements = _elements(edits) | dict.fromkeys(_OFFSET_TABLES, b"")
+    elements = encoded_elements(edits) | dict.fromkeys(_OFFSET_TABLES, b"")
     head = 12 if encoding.explicit else 8
     before = rewritten(source.read, start, pixels.offset - head, encoding, elements)
     return before, rewritten(source.read, pixels.offset + pixels.length, source.size, encoding)
@@ -346,77 +342,3 @@ def _image_of(source: Source) -> Image:
     if source.layout.image is None:
         raise NotDicom(source.layout.unreadable)
     return source.layout.image
-
-
-# -- attributes
-
-
-def _edits(image: Image, interpretation: str) -> Dataset:
-    """Return the attributes that every change of the pixel data sets (PS3.5 8.2)."""
-    edits = Dataset()
-    edits.PhotometricInterpretation = interpretation
-    edits.HighBit = image.bits_stored - 1
-    if image.samples > 1:
-        edits.PlanarConfiguration = 0
-    if image.transfer_syntax_uid in _LOSSY_JPEG:
-        edits.LossyImageCompression = "01"
-    return edits
-
-
-def _describe_loss(edits: Dataset, source: Source, target: str, ratio: float) -> str:
-    """Add what an image that was compressed with loss says of it (PS3.3 C.7.6.1.1.5); return its SOP Instance UID."""
-    pixels = source.layout.pixels
-    assert pixels is not None
-    tags = ["ImageType", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "SourceImageSequence"]
-    header = dcmread(
-        BytesIO(source.read(0, pixels.offset)), stop_before_pixels=True, force=True, specific_tags=list(tags)
-    )
-    edits.SOPInstanceUID = derive_uid("lossy", source.sop_instance_uid, target)
-    edits.ImageType = ["DERIVED", *list(header.get("ImageType") or ["", "PRIMARY"])[1:]]
-    edits.LossyImageCompression = "01"
-    edits.LossyImageCompressionRatio = [*_values(header, "LossyImageCompressionRatio"), f"{ratio:.2f}"]
-    edits.LossyImageCompressionMethod = [*_values(header, "LossyImageCompressionMethod"), ENCODERS[target].method]
-    bound = f", no value off by more than {NEAR}" if ENCODERS[target].method == "ISO_14495_1" else ""
-    edits.DerivationDescription = f"Compressed with loss on retrieval{bound}"
-    edits.DerivationCodeSequence = [_code("113040", "Lossy Compression")]
-    predecessor = Dataset()
-    predecessor.ReferencedSOPClassUID = source.sop_class_uid
-    predecessor.ReferencedSOPInstanceUID = source.sop_instance_uid
-    predecessor.PurposeOfReferenceCodeSequence = [_code("121320", "Uncompressed predecessor")]
-    edits.SourceImageSequence = [*(header.get("SourceImageSequence") or ()), predecessor]
-    return str(edits.SOPInstanceUID)
-
-
-def _values(header: Dataset, keyword: str) -> list[Any]:
-    value = header.get(keyword)
-    return [] if value in (None, "") else [value] if isinstance(value, (str, float, int)) else list(value)
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
-    return code
-
-
-def _elements(ds: Dataset) -> dict[int, bytes]:
-    encoded = {}
-    for element in ds:
-        target = DicomBytesIO()
-        target.is_little_endian, target.is_implicit_VR = True, False
-        write_data_element(target, element)
-        encoded[int(element.tag)] = target.getvalue()
-    return encoded
-
-
-def _file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    target = DicomBytesIO()
-    target.is_little_endian, target.is_implicit_VR = True, False
-    write_file_meta_info(target, meta)
-    return bytes(128) + b"DICM" + target.getvalue()
