@@ -195,12 +195,12 @@ class Server:
         return int(row.n)
 
     def results(self, job_id: int) -> dict[str, pydicom.Dataset]:
-        """The objects of a job by kind, as the archive has them."""
+        """The objects of a job by modality, as the archive has them; of several the first."""
         archive = Archive(self.database, FolderStore(self.folder / "data" / "objects"))
         found = {}
         for one in archive.results(job_id):
             ds = pydicom.dcmread(io.BytesIO(archive.read(one)))
-            found[str(ds.Modality)] = ds
+            found.setdefault(str(ds.Modality), ds)
         return found
 
     def report(self, job_id: int) -> pydicom.Dataset:
