@@ -170,8 +170,6 @@ FILES += [
     "SC_rgb_rle_2frame",
     "SC_rgb_jpeg_dcmtk",
     "MR_small_RLE",
-    "MR_small_jpeg_ls_lossless",
-    "rtstruct",
     "examples_palette",
 ]
 
