@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+
+from litestar.response import Stream
 
 from imaging_ai.errors import RangeNotSatisfiable
 
-__all__ = ["byte_range"]
+__all__ = ["answer_range", "byte_range"]
+
+Bytes = Callable[[int, int], Iterator[bytes]]
 
 _RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})\s*\Z", re.IGNORECASE)
 
@@ -33,3 +38,22 @@ def byte_range(header: str, length: int) -> tuple[int, int] | None:
     if first > last:
         raise RangeNotSatisfiable(f"the value has {length} bytes")
     return first, last
+
+
+def answer_range(asked: str, length: int, bytes_of: Bytes, media_type: str) -> Stream:
+    """Answer with `length` bytes or the range of them that a Range header asks for.
+
+    `bytes_of` gives those from a first to a last one.
+
+    Raises
+    ------
+    RangeNotSatisfiable
+        If it begins past the end.
+    """
+    wanted = byte_range(asked, length)
+    first, last = wanted or (0, length - 1)
+    headers = {"Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
+    if wanted:
+        headers["Content-Range"] = f"bytes {first}-{last}/{length}"
+    pieces = bytes_of(first, last)
+    return Stream(pieces, media_type=media_type, headers=headers, status_code=206 if wanted else 200)

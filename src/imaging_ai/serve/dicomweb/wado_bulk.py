@@ -23,7 +23,7 @@ from imaging_ai.archive.rewrite import swapped
 from imaging_ai.archive.transcode import NATIVE, Source, pixel_value
 from imaging_ai.errors import NotAcceptable, NotDicom, NotFound
 from imaging_ai.serve.dicomweb.media import OCTET_STREAM, AnyRequest, MediaType, accepted
-from imaging_ai.serve.dicomweb.ranges import byte_range
+from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_frames import chosen_form, content_type, frame_reader
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms, media_type_of, value_forms
 from imaging_ai.serve.dicomweb.wire import Part, base_url, multipart
@@ -106,7 +106,7 @@ def answer_value(retriever: Retriever, request: AnyRequest, listed: Listed, path
         if next(parts, None) is not None:
             raise NotAcceptable("several frames come only as multipart/related")
         return Stream(iter(first.body), media_type=first.content_type, headers=dict(first.headers))
-    return _alone(value, asked)
+    return answer_range(asked, found.length, value.bytes_of, value.form.media_type)
 
 
 def answer_bulk(
@@ -197,19 +197,6 @@ def _first(parts: Iterator[Part]) -> Part:
     if first is None:
         raise NotFound("there is no bulk data here")
     return first
-
-
-def _alone(value: _Value, asked: str) -> Response[bytes] | Stream:
-    """Answer with a value in place without parts, all of it or a range."""
-    length = value.value.length
-    headers = {"Accept-Ranges": "bytes"}
-    wanted = byte_range(asked, length) if asked else None
-    first, last = wanted or (0, length - 1)
-    if wanted:
-        headers["Content-Range"] = f"bytes {first}-{last}/{length}"
-    status = 206 if wanted else 200
-    headers["Content-Length"] = str(last - first + 1)
-    return Stream(value.bytes_of(first, last), media_type=value.form.media_type, headers=headers, status_code=status)
 
 
 def _place(listed: Listed) -> str:

@@ -19,6 +19,7 @@ from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.archive.transcode import refusal, transcoded
 from imaging_ai.errors import InputError, NotAcceptable, NotFound
 from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, MediaType, accepted
+from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
 from imaging_ai.serve.dicomweb.wire import Part, multipart, warning
 
@@ -69,7 +70,7 @@ def answer_instances(
     if not given:
         raise NotAcceptable(f"not in any transfer syntax that was asked for: {'; '.join(sorted(reasons)[:3])}")
     if not forms[0].multipart:
-        return _alone(retriever, given[0])
+        return _alone(retriever, given[0], request.headers.get("range", ""))
     partial = len(given) < len(listed)
     headers = warning(f"{len(listed) - len(given)} instances cannot be given as asked") if partial else {}
     parts = _parts(retriever, given)
@@ -131,19 +132,23 @@ def _begun(pieces: Iterator[bytes], ahead: int = 1) -> Iterator[bytes]:
     return chain((b"".join(ready),), pieces)
 
 
-def _alone(retriever: Retriever, one: _Given) -> Stream:
-    stored = one.listed.instance
+def _alone(retriever: Retriever, one: _Given, asked: str) -> Stream:
+    stored, media_type = one.listed.instance, _content_type(one.transfer_syntax)
     if one.as_stored:
-        pieces = _begun(retriever.store.stream(stored.blob, _PIECE))
-        length = {"Content-Length": str(stored.blob.length)}
-    else:
-        try:
-            pieces, length = _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD), {}
-        except NotFound:
-            raise
-        except InputError as error:
-            raise NotAcceptable(f"not in this transfer syntax: {error.message}") from error
-    return Stream(pieces, media_type=_content_type(one.transfer_syntax), headers=length)
+        retriever.store.read(stored.blob, 0, 1)  # a file that is gone is said before the status is
+
+        def bytes_of(first: int, last: int) -> Iterator[bytes]:
+            for start in range(first, last + 1, _PIECE):
+                yield retriever.store.read(stored.blob, start, min(_PIECE, last + 1 - start))
+
+        return answer_range(asked, stored.blob.length, bytes_of, media_type)
+    try:
+        pieces = _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD)
+    except NotFound:
+        raise
+    except InputError as error:
+        raise NotAcceptable(f"not in this transfer syntax: {error.message}") from error
+    return Stream(pieces, media_type=media_type)
 
 
 def _content_type(transfer_syntax_uid: str) -> str:

@@ -577,6 +577,16 @@ def test_a_range_is_206(server: Shelf, asked: str, first: int, last: int | None)
     assert server.get(f"{path}/bulkdata/00091010", OCTETS, range=asked).status_code == 200
 
 
+def test_a_range_of_a_stored_instance_is_206(server: Shelf) -> None:
+    (data,) = (phantoms.to_bytes(ds) for ds in ct())
+    (path,) = server.put(data)
+    answer = server.get(path, "application/dicom", range="bytes=128-131")
+    assert (answer.status_code, answer.content) == (206, b"DICM")
+    assert answer.headers["content-range"] == f"bytes 128-131/{len(data)}"
+    assert server.get(path, "application/dicom", range=f"bytes={len(data)}-").status_code == 416
+    assert server.get(path, DICOM, range="bytes=128-131").status_code == 200
+
+
 @pytest.mark.parametrize("asked", ["bytes=1-0", "bytes=0-1,3-4", "lines=1-2", "bytes=", "bytes=a-b", "bytes=-"])
 def test_what_is_no_range_is_ignored(server: Shelf, asked: str) -> None:
     (ds,) = ct()
