@@ -120,9 +120,10 @@ def pixels(data: bytes, *, raw: bool = True) -> NDArray[np.generic]:
 
 
 @contextmanager
-def shelf(folder: Path, **options: Any) -> Iterator[Shelf]:
-    """An empty shelf over SQLite; `options` are those of the archive."""
-    database = Database(f"sqlite:///{folder / 'index.db'}")
+def shelf(folder: Path, url: str = "", **options: Any) -> Iterator[Shelf]:
+    """An empty shelf, over SQLite if no other `url` is given; `options` are those of the archive."""
+    database = Database(url or f"sqlite:///{folder / 'index.db'}")
+    SQLModel.metadata.drop_all(database.engine)
     SQLModel.metadata.create_all(database.engine)
     parts = storing.make_parts(database, folder, **options)
     app = Litestar(
@@ -133,5 +134,6 @@ def shelf(folder: Path, **options: Any) -> Iterator[Shelf]:
     )
     with TestClient(app, base_url="http://server.local:8080", raise_server_exceptions=False) as client:
         yield Shelf(client, parts)
+    parts.accesses.flush()
     parts.archive.close()
     database.dispose()
