@@ -15,7 +15,7 @@ import pytest
 from services import DATA_ENV, require_data
 
 pytest_plugins: list[str] = []
-for _name in ("orthanc", "postgres", "redis", "dcmtk", "s3"):
+for _name in ("orthanc", "postgres", "redis", "dcmtk", "s3", "browser"):
     if (Path(__file__).parent / "services" / f"{_name}.py").exists():
         pytest_plugins.append(f"services.{_name}")
 

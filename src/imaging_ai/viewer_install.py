@@ -3,6 +3,7 @@
 OHIF is built for the root of a server. Under another path four kinds of places want it: the links and the public URL of
 the page, the chunk loader of each bundle, the fonts of the style sheets, the icons of the manifest. Left out is what
 nothing here uses: source maps, a service worker, and the neural network runtime of a tool whose model lies elsewhere.
+One line is mended, see `_MENDED`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ OHIF = NpmPackage(
     "@ohif/app",
     "3.13.2",
     "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==",
+)
+
+#: Wrong in the package, and what is right. Parametric maps: an offset in bytes was counted in pixels, so that a map with
+#: other than a multiple of four pixels in a frame was an error.
+_MENDED = (
+    (
+        b"new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)",
+        b"sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength)",
+    ),
 )
 
 _INSIDE = "package/dist/"
@@ -134,6 +144,8 @@ def _moved(name: str, data: bytes, path: str) -> bytes:
     if name.endswith(".css"):
         return data.replace(b"url(/", b"url(" + to)
     if name.endswith(".js"):
+        for wrong, right in _MENDED:
+            data = data.replace(wrong, right)
         return data.replace(b'__webpack_require__.p = "/"', b'__webpack_require__.p = "' + to + b'"')
     return data
 

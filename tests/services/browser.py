@@ -6,11 +6,14 @@ Nothing is downloaded: Playwright's driver comes with its Python package, the br
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from services import require_program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ARGUMENTS = (
     "--no-sandbox",  # tests run as root in containers
@@ -29,6 +32,8 @@ ARGUMENTS = (
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; each test opens contexts of its own in it."""
+    from playwright.sync_api import sync_playwright
+
     program = require_program("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, headless=True, args=list(ARGUMENTS))
