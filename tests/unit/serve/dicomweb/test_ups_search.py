@@ -23,9 +23,18 @@ def worklist(tmp_path: Path) -> Iterator[Worklist]:
     database.dispose()
 
 
-@pytest.fixture
-def filled(worklist: Worklist) -> Worklist:
-    """Two items of clients and one job."""
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worklist]:
+    """Two items of clients and one job, which tests only look at."""
+    folder = tmp_path_factory.mktemp("filled")
+    database = ledgers.open_database(ledgers.sqlite_url(folder))
+    with open_worklist(make_parts(database, folder)) as worklist:
+        fill(worklist)
+        yield worklist
+    database.dispose()
+
+
+def fill(worklist: Worklist) -> None:
     worklist.create(
         "2.25.1",
         StudyInstanceUID="1.2.1",
@@ -47,7 +56,6 @@ def filled(worklist: Worklist) -> Worklist:
             )
         )
     ledgers.schedule(worklist.ledger, study_instance_uid="1.2.3", model="liver", priority=Priority.LOW)
-    return worklist
 
 
 def found(worklist: Worklist, query: str) -> set[str]:
