@@ -1,6 +1,6 @@
 """The configuration that OHIF reads at its start, `app-config.js`: this server's DICOMweb on the same origin.
 
-What keeps OHIF from failing on some reports is beside this file, in `viewer_reports.js`.
+What keeps OHIF from failing on some objects is beside this file, in `viewer_repairs.js`.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ def app_config(path: str, dicomweb: str) -> bytes:
             }
         ],
     }
-    reports = Path(__file__).with_name("viewer_reports.js").read_bytes()
-    return b"window.config = " + msgspec.json.format(msgspec.json.encode(config)) + b";\n" + reports
+    repairs = Path(__file__).with_name("viewer_repairs.js").read_bytes()
+    return b"window.config = " + msgspec.json.format(msgspec.json.encode(config)) + b";\n" + repairs

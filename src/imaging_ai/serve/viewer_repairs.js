@@ -1,4 +1,4 @@
-// Reports that OHIF 3.13 fails on, by means of its own configuration.
+// What OHIF 3.13 fails on, mended by means of its own configuration.
 (() => {
   const items = (sequence) => (sequence ? [].concat(sequence) : []);
   const drawn = (item) =>
@@ -26,6 +26,18 @@
           report.isImagingMeasurementReport = false;
           named(report.instance);
         }
+      });
+    },
+  });
+
+  // A parametric map may come after its viewport was drawn, and would be seen only at the next touch.
+  window.config.extensions.push({
+    id: 'imaging-ai.maps',
+    preRegistration: ({ servicesManager: { services } }) => {
+      const { segmentationService, cornerstoneViewportService } = services;
+      const draw = () => cornerstoneViewportService.getRenderingEngine?.()?.render();
+      segmentationService?.subscribe(segmentationService.EVENTS.SEGMENTATION_LOADING_COMPLETE, ({ pmapDisplaySet }) => {
+        if (pmapDisplaySet) [0, 500, 2000].forEach((wait) => setTimeout(draw, wait));
       });
     },
   });
