@@ -91,6 +91,16 @@ def test_a_palette_maps_as_pydicom_maps(bits: int) -> None:
     assert np.array_equal(drawn(ds), expected if bits == 8 else expected >> 8)
 
 
+def test_a_palette_of_signed_values_begins_below_zero() -> None:
+    stored = np.arange(-128, 128, dtype=np.int8).reshape(16, 16)
+    for first in (-128, 65408):
+        ds = colour(stored, "PALETTE COLOR", PixelRepresentation=1, **palette(*[list(range(256))] * 3))
+        for name in ("Red", "Green", "Blue"):
+            element = ds[f"{name}PaletteColorLookupTableDescriptor"]
+            element.VR, element.value = ("SS", [256, first, 8]) if first < 0 else ("US", [256, first, 8])
+        assert drawn(ds)[..., 0].ravel().tolist() == list(range(256))
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_segmented_palette_is_expanded_as_pydicom_expands_it(bits: int) -> None:
     top = 255 if bits == 8 else 65535

@@ -122,6 +122,22 @@ def test_without_a_window_the_lowest_value_is_black_and_the_highest_white() -> N
     assert shown.tolist() == [[0, 64], [96, 255]]
 
 
+def test_zero_counts_for_the_range_as_any_value() -> None:
+    assert levels(image(np.asarray([[0, 50], [75, 100]], np.int16))).tolist() == [[0, 128], [191, 255]]
+
+
+def test_a_first_value_below_zero_is_understood_whatever_its_representation_says() -> None:
+    shown = []
+    for first in (-512, 65024):
+        item = Dataset()
+        item.LUTDescriptor = [1024, first, 12]
+        item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+        item.add_new("LUTData", "US", [value * 4 for value in range(1024)])
+        shown.append(levels(image(RAMP, VOILUTSequence=Sequence([item]))))
+    assert np.array_equal(*shown)
+    assert len(np.unique(shown[0])) == 256
+
+
 def test_padding_does_not_count_for_the_range() -> None:
     stored = np.asarray([[-2000, 0], [50, 100]], np.int16)
     assert levels(image(stored, PixelPaddingValue=-2000)).tolist() == [[0, 0], [128, 255]]

@@ -179,6 +179,8 @@ def test_the_query_is_honoured(web: Web) -> None:
     ):
         answer = web.get(path, "image/png", **query)
         assert answer.status_code == 200 and answer.content != plain, query
+    offset = {"viewport": "40,32,8,8"}
+    assert web.get(path, "image/png", viewport="40,32,-8,-8").content == web.get(path, "image/png", **offset).content
     for ignored in ({"iccprofile": "no"}, {"quality": "5"}, {"unheard-of": "1"}):
         assert web.get(path, "image/png", **ignored).content == plain
     assert len(web.get(path, "image/jpeg", quality="5").content) < len(web.get(path, "image/jpeg").content)
