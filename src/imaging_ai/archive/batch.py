@@ -30,7 +30,6 @@ _STUDY = [
     "study_id",
     "study_description",
     "referring_physician_name",
-    "timezone_offset_from_utc",
 ]
 #: Names as searches compare them.
 _NAME_KEYS = {"patient_name_key": "patient_name", "referring_physician_name_key": "referring_physician_name"}
@@ -48,6 +47,7 @@ _SERIES = [
     "institution_name",
     "performed_procedure_step_start_date",
     "performed_procedure_step_start_time",
+    "timezone_offset_from_utc",
     "frame_of_reference_uid",
 ]
 _INSTANCE = [

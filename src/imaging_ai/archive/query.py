@@ -141,16 +141,17 @@ class Search:
     ) -> Iterator[Row]:
         tree = grow(((key.path, key.criterion) for key in keys), ())
         for offset in range(0, self._examined + _AT_ONCE, _AT_ONCE):
-            rows = self._rows(reading, plan, layout, _AT_ONCE, offset)
-            if rows and offset >= self._examined:
+            passed = self._rows(reading, plan, layout, _AT_ONCE, offset)
+            rows = passed[: max(0, self._examined - offset)]
+            found = self._documents.of(reading, query.level, rows, top_level(tree))
+            yield from (row for row in rows if row[0] in found and holds(tree, found[row[0]].elements, query.creators))
+            if len(rows) < len(passed):
                 names = ", ".join(sorted({key.name for key in keys}))
                 raise TooLarge(
                     f"more than {self._examined} data sets would have to be looked into to match {names}; "
                     "narrow the search by StudyDate, PatientID, ModalitiesInStudy or StudyInstanceUID"
                 )
-            found = self._documents.of(reading, query.level, rows, top_level(tree))
-            yield from (row for row in rows if row[0] in found and holds(tree, found[row[0]].elements, query.creators))
-            if len(rows) < _AT_ONCE:
+            if len(passed) < _AT_ONCE:
                 return
 
     def _matches(

@@ -29,7 +29,7 @@ Row = tuple[Any, ...]
 _Write = Callable[[Row], str]
 
 _UIDS = ("0020000D", "0020000E", "00080018")
-_OF_STUDY = ("00080061", "00201206", "00201208")
+_OF_STUDY = ("00080061", "00201206", "00201208", "00080201")
 _SOP_CLASSES = ("00080062",)
 _OF_PATIENT = ("00201200", "00201202", "00201204")
 _LATER = frozenset({*_OF_STUDY, *_SOP_CLASSES, *_OF_PATIENT})
@@ -160,17 +160,21 @@ def _retrieve_url(uids: Sequence[int]) -> _Write:
 
 
 def _series(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
-    """Return modalities, number of series and number of instances of studies."""
-    found: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for study_id, *of_series in reading.by_ids(
-        "SELECT study_id, modality, instance_count FROM series WHERE study_id IN ({})", ids
-    ):
-        found[study_id].append((of_series[0], of_series[1]))
+    """Return modalities, number of series, number of instances and timezone of studies."""
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    statement = "SELECT study_id, modality, instance_count, timezone_offset_from_utc FROM series WHERE study_id IN ({})"
+    for row in reading.by_ids(statement, ids):
+        found[row[0]].append(row)
     told = {
-        study_id: (tuple(sorted({one for one, _ in held if one})), len(held), sum([count for _, count in held]))
-        for study_id, held in found.items()
+        study_id: (
+            tuple(sorted({row[1] for row in rows if row[1]})),
+            len(rows),
+            sum([row[2] for row in rows]),
+            next((row[3] for row in rows if row[3]), ""),
+        )
+        for study_id, rows in found.items()
     }
-    return defaultdict(lambda: ((), 0, 0), told)
+    return defaultdict(lambda: ((), 0, 0, ""), told)
 
 
 def _sop_classes(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:

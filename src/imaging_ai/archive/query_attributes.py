@@ -90,7 +90,7 @@ COLUMNS: Mapping[str, Column] = {
     "00080061": Column(Level.STUDY, "CS", "series.modality", among=_SERIES_OF_STUDY),
     "00080062": Column(Level.STUDY, "UI", "instance.sop_class_uid", among=_INSTANCES_OF_STUDY),
     "00080090": Column(Level.STUDY, "PN", "study.referring_physician_name", key="study.referring_physician_name_key"),
-    "00080201": Column(Level.STUDY, "SH", "study.timezone_offset_from_utc"),
+    "00080201": Column(Level.STUDY, "SH", "series.timezone_offset_from_utc", among=_SERIES_OF_STUDY),
     "00081030": Column(Level.STUDY, "LO", "study.study_description"),
     "0020000D": Column(Level.STUDY, "UI", "study.study_instance_uid"),
     "00200010": Column(Level.STUDY, "SH", "study.study_id"),

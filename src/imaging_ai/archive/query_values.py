@@ -32,6 +32,7 @@ _SINGLE = frozenset({"LT", "ST", "UR", "UT"})  # a backslash is text there (PS3.
 _NUMERIC = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"})
 _TIMES = frozenset({"DA", "DT", "TM"})
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what a database cannot hold, so that no value has it
 _MOST_CHARACTERS = 1_024
 _MOST_VALUES = 64
 _MOST_UIDS = 2_000
@@ -63,7 +64,7 @@ class Text:
     every: bool = False
 
     def holds(self, values: Sequence[Any]) -> bool:
-        found = [str(value) for value in values if value is not None]
+        found = [_whole(value) for value in values if value is not None]
         matched = (any(like(value, pattern) for value in found) for pattern in self.patterns)
         return all(matched) if self.every else any(matched)
 
@@ -125,7 +126,7 @@ def criterion_of(name: str, vr: str, text: str, matching: Matching) -> Criterion
         If the value cannot be of that VR, or is longer than anybody needs.
     """
     text = text.strip(" ")
-    if "\0" in text:
+    if _NO_TEXT.search(text):
         raise BadParameterError(name, "has a character that no value has")
     if not text.strip("*"):
         return None
@@ -214,7 +215,7 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> str:
-    """Return a person name of DICOM JSON in one string."""
+    """Return a value of DICOM JSON as text: a person name in one string."""
     if not isinstance(value, dict):
-        return str(value or "")
+        return "" if value is None else str(value)
     return "=".join(str(value.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic"))

@@ -34,7 +34,6 @@ class InstanceHeader:
     study_id: str = ""
     study_description: str = ""
     referring_physician_name: str = ""
-    timezone_offset_from_utc: str = ""
     # series (PS3.3 C.7.3)
     modality: str = ""
     series_number: int | None = None
@@ -49,6 +48,7 @@ class InstanceHeader:
     institution_name: str = ""
     performed_procedure_step_start_date: str = ""
     performed_procedure_step_start_time: str = ""
+    timezone_offset_from_utc: str = ""
     frame_of_reference_uid: str = ""
     # instance
     instance_number: int | None = None

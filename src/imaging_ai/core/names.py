@@ -26,6 +26,7 @@ _WORDS = re.compile(f"[^{re.escape(DELIMITERS)}*?]+")
 _LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "æ": "ae", "œ": "oe", "þ": "th", "ı": "i", "ħ": "h"})
 _SPELT_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _CONTRACTED = re.compile("(?<=[aou])e")
+_TELLING = 4  # letters; "doe" shall not stand for all that begins with "do"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -61,7 +62,9 @@ def words_of(key: str) -> tuple[frozenset[str], ...]:
 
 def _spellings(word: str) -> frozenset[str]:
     plain = folded(word)
-    return frozenset({plain, folded(word.translate(_SPELT_OUT)), _CONTRACTED.sub("", plain)})
+    contracted = _CONTRACTED.sub("", plain)
+    spellings = {plain, folded(word.translate(_SPELT_OUT))}
+    return frozenset(spellings | {contracted} if len(contracted) >= _TELLING else spellings)
 
 
 def _group(text: str) -> str:

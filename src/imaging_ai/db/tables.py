@@ -67,7 +67,6 @@ class StudyRow(SQLModel, table=True):
     study_id: str = ""
     study_description: str = ""
     referring_physician_name: str = ""
-    timezone_offset_from_utc: str = Field(default="", sa_column_kwargs={"server_default": ""})
     # names as searches compare them (core.names), and the order of search results (core.order)
     patient_name_key: str = Field(default="", sa_column_kwargs={"server_default": ""})
     referring_physician_name_key: str = Field(default="", sa_column_kwargs={"server_default": ""})
@@ -112,6 +111,7 @@ class SeriesRow(SQLModel, table=True):
     institution_name: str = ""
     performed_procedure_step_start_date: str = ""
     performed_procedure_step_start_time: str = ""
+    timezone_offset_from_utc: str = Field(default="", sa_column_kwargs={"server_default": ""})
     frame_of_reference_uid: str = ""
     origin: str = "received"  # received | result
     source: str = ""  # calling AE title or principal that sent the last instance

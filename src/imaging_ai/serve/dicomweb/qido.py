@@ -27,7 +27,12 @@ AnyRequest = Request[Any, Any, Any]
 
 _OFFERS = (DICOM_JSON, JSON, MULTIPART_XML)
 _NEEDS = {"needs": "read"}
-_NAMES = {Level.PATIENT: "patient", Level.STUDY: "study", Level.SERIES: "series", Level.INSTANCE: "instance"}
+_AUDITED = {
+    Level.PATIENT: ("search-patients", "patient"),
+    Level.STUDY: ("search-studies", "study"),
+    Level.SERIES: ("search-series", "series"),
+    Level.INSTANCE: ("search-instances", "instance"),
+}
 _STUDIES, _SERIES, _INSTANCES = frozenset({Level.STUDY}), frozenset({Level.SERIES}), frozenset({Level.INSTANCE})
 
 
@@ -43,7 +48,9 @@ def qido_handlers(parts: Parts) -> list[BaseRouteHandler]:
             wire.uid(text, keyword)
         query = query_of(request.query_params.multi_items(), level, within, levels, parts.limits.results)
         page = search.run(query)
-        parts.accesses.note(request, "search", _NAMES[level], within.get("StudyInstanceUID", ""))
+        parts.accesses.note(
+            request, *_AUDITED[level], within.get("SeriesInstanceUID", within.get("StudyInstanceUID", ""))
+        )
         headers = _headers(query, page)
         base = wire.base_url(request).encode()
         if media_type == MULTIPART_XML:

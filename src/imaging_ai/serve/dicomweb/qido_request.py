@@ -21,6 +21,7 @@ DEFAULT_LIMIT = 100
 _MOST_KEYS = 64
 _MOST_INCLUDED = 512
 _MOST_DIGITS = 18
+_SPECIFIC_CHARACTER_SET = "00080005"  # never matched (PS3.4 C.2.2.2)
 _OTHERS = frozenset({"accept", "charset", "includefield", "limit", "offset"})
 _SWITCHES = {
     "fuzzymatching": "fuzzy",
@@ -84,7 +85,7 @@ def _keys(
     """Return the match keys, and the attributes that match whatever they are and are only returned."""
     keys, universal = dict[Path, Key](), set[Path]()
     for name, path, values in asked:
-        if path[-1] in creators:
+        if path[-1] in creators or path[-1] == _SPECIFIC_CHARACTER_SET:
             continue
         vr = vr_of(path[-1])
         if len(values) > 1 and vr != "UI":

@@ -16,9 +16,10 @@ _AT_ONCE = 1_000
 
 
 def upgrade() -> None:
-    for name in ("timezone_offset_from_utc", "patient_name_key", "referring_physician_name_key"):
+    for name in ("patient_name_key", "referring_physician_name_key"):
         op.add_column("study", sa.Column(name, sa.String(), nullable=False, server_default=""))
     op.add_column("study", sa.Column("sort_key", sa.BigInteger(), nullable=True))
+    op.add_column("series", sa.Column("timezone_offset_from_utc", sa.String(), nullable=False, server_default=""))
     op.add_column("series", sa.Column("study_sort_key", sa.BigInteger(), nullable=True))
     _fill(op.get_bind())
     for name in ("patient_id", "patient_name", "study_date"):
@@ -63,5 +64,6 @@ def downgrade() -> None:
     for name in ("patient_id", "patient_name", "study_date"):
         op.create_index(f"ix_study_{name}", "study", [name])
     op.drop_column("series", "study_sort_key")
-    for name in ("sort_key", "referring_physician_name_key", "patient_name_key", "timezone_offset_from_utc"):
+    op.drop_column("series", "timezone_offset_from_utc")
+    for name in ("sort_key", "referring_physician_name_key", "patient_name_key"):
         op.drop_column("study", name)
