@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 from sqlalchemy import insert, select
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
 
 import phantoms
 import storing
@@ -23,9 +24,10 @@ from imaging_ai.archive.log import records
 from imaging_ai.archive.shelf import shelved
 from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Stage
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import Gone, NotFound, StorageUnavailable, WrongState
+from imaging_ai.errors import DatabaseUnavailable, Gone, NotFound, StorageUnavailable, WrongState
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.serve.dicomweb import deletion
 from imaging_ai.serve.dicomweb.parts import Parts
 from storing import ct, instance, post
 
@@ -201,17 +203,19 @@ def test_a_running_job_is_asked_to_stop_and_cannot_complete(client: TestClient[L
     assert parts.ledger.get(job.id).state == JobState.CANCELED
 
 
-def complete(parts: Parts, study: str, series: str, inputs: list[str]) -> tuple[Job, str]:
-    """A job with one result, to be delivered; returns the result's UID."""
+def complete(parts: Parts, study: str, series: str, inputs: list[str], results: int = 1) -> tuple[Job, str]:
+    """A job with results, the first to be delivered; returns that one's UID."""
     schedule(parts, study, series, inputs)
     job = parts.ledger.claim("inference-cpu", "worker", 60)
     assert job is not None
-    (ds,) = ct()
-    ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2.9", "1.2.9.1"
-    data = phantoms.to_bytes(ds)
+    staged = []
+    for number, ds in enumerate(ct(results), 1):
+        ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2.9", f"1.2.9.{number}"
+        data = phantoms.to_bytes(ds)
+        staged.append(("SEG", parts.archive.store.put(data), gate.scan(data)))
     with parts.database.write() as session:
         parts.ledger.complete(session, job.id, job.attempt, {})
-        parts.archive.register_results(session, job.id, [("SEG", parts.archive.store.put(data), gate.scan(data))])
+        parts.archive.register_results(session, job.id, staged)
         finding = {"job_id": job.id, "tracking_uid": "1.2.9.2", "segment_number": 1, "label": "", "found": True}
         finding |= {"type_code": "", "type_scheme": "", "type_meaning": "", "measurements": "[]"}
         session.connection().execute(insert(TABLES["finding"]).values(finding))
@@ -248,6 +252,15 @@ def test_deleting_the_images_keeps_the_results(client: TestClient[Litestar], par
     assert [one.sop_instance_uid for one in shelved(parts.database, study)] == [result]
     assert len(rows(parts, "finding")) == 1
     assert [row["state"] for row in rows(parts, "delivery")] == ["WAITING"]
+
+
+def test_findings_stay_as_long_as_an_object_of_their_job(client: TestClient[Litestar], parts: Parts) -> None:
+    study, series, uids = store(client)
+    _, result = complete(parts, study, series, uids, results=2)
+    delete(client, study, "1.2.9", result)
+    assert len(rows(parts, "finding")) == 1
+    delete(client, study, "1.2.9")
+    assert rows(parts, "finding") == []
 
 
 # -- crashes, and others at work
@@ -366,3 +379,62 @@ def test_a_visit_is_no_reason_to_keep_what_was_deleted(client: TestClient[Litest
     delete(client, ds.StudyInstanceUID)
     parts.archive.leave(visit)
     assert Ledger(parts.database).find() == []
+
+
+@pytest.fixture
+def server(postgres_url: str, tmp_path: Path) -> Iterator[Parts]:
+    """The parts of a process on PostgreSQL, where others write at the same moment."""
+    database = Database(postgres_url)
+    SQLModel.metadata.create_all(database.engine)
+    made = storing.make_parts(database, tmp_path)
+    yield made
+    made.archive.close()
+    database.dispose()
+
+
+@pytest.mark.service
+def test_what_is_just_arriving_is_waited_for_and_goes_too(server: Parts) -> None:
+    with storing.web(server) as client, ThreadPoolExecutor(1) as pool:
+        study, series, _ = store(client, 1)
+        (row,) = rows(server, "instance")
+        arriving = {name: value for name, value in row.items() if name != "id"} | {"sop_instance_uid": "1.2.3"}
+        with server.database.write() as session:
+            session.connection().execute(insert(TABLES["instance"]).values(arriving))
+            deleting = pool.submit(delete, client, study, series)
+            with pytest.raises(TimeoutError):
+                deleting.result(0.5)
+        assert deleting.result(30) == 204
+    assert [rows(server, table) for table in ("study", "series", "instance")] == [[], [], []]
+
+
+@pytest.mark.service
+def test_a_job_that_is_made_meanwhile_is_cancelled_too(server: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    with storing.web(server) as client:
+        study, series, uids = store(client)
+        lock, made = deletion.lock_series, []
+
+        def meanwhile(session: Session, *place: str) -> None:
+            made.append(schedule(server, study, series, uids))
+            lock(session, *place)
+
+        monkeypatch.setattr(deletion, "lock_series", meanwhile)
+        assert delete(client, study) == 204
+    assert server.ledger.get(made[0].id).state == JobState.CANCELED
+
+
+@pytest.mark.service
+def test_of_two_transactions_that_wait_for_each_other_the_deletion_tries_again(
+    server: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing.web(server) as client:
+        study, *_ = store(client)
+        lock, failures = deletion.lock_series, [DatabaseUnavailable("deadlock detected")] * 2
+
+        def unlucky(session: Session, *place: str) -> None:
+            if failures:
+                raise failures.pop()
+            lock(session, *place)
+
+        monkeypatch.setattr(deletion, "lock_series", unlucky)
+        assert delete(client, study) == 204
+    assert len([row for row in rows(server, "audit_event") if row["action"] == "delete-instances"]) == 1
