@@ -438,3 +438,19 @@ def test_of_two_transactions_that_wait_for_each_other_the_deletion_tries_again(
         monkeypatch.setattr(deletion, "lock_series", unlucky)
         assert delete(client, study) == 204
     assert len([row for row in rows(server, "audit_event") if row["action"] == "delete-instances"]) == 1
+
+
+@pytest.mark.service
+def test_what_goes_in_again_after_the_server_died_leaves_out_what_was_deleted(server: Parts, tmp_path: Path) -> None:
+    """Commits of the last seconds may be lost with a PostgreSQL server, so they are made again; a deletion is not."""
+    elsewhere = Archive(server.database, FolderStore(tmp_path / "store", min_free_bytes=0))
+    kept, gone, later = ct(3)
+    for ds in (kept, gone):
+        keep(elsewhere, phantoms.to_bytes(ds))
+    with storing.web(server) as client:
+        assert delete(client, gone.StudyInstanceUID, gone.SeriesInstanceUID, gone.SOPInstanceUID) == 204
+    elsewhere._index._disconnect()
+    keep(elsewhere, phantoms.to_bytes(later))
+    found = [one.sop_instance_uid for one in shelved(server.database, kept.StudyInstanceUID)]
+    assert found == [kept.SOPInstanceUID, later.SOPInstanceUID]
+    elsewhere.close()
