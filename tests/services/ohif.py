@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ohif", "Shown"]
 
-PATIENCE = 40_000
+PATIENCE = 120_000
 #: The right edge of a viewport, in pixels: it changes as images are loaded.
 SCROLL_BAR = 24
 SIZE = {"width": 1280, "height": 800}
