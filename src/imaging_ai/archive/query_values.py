@@ -128,7 +128,7 @@ def criterion_of(name: str, vr: str, text: str, matching: Matching) -> Criterion
     text = text.strip(" ")
     if _NO_TEXT.search(text):
         raise BadParameterError(name, "has a character that no value has")
-    if not text.strip("*"):
+    if not text.strip("*\\ ," if vr in _CASES or vr == "UI" else "*\\ "):
         return None
     if text == '""' and matching.empty_values:
         return Empty()

@@ -48,7 +48,7 @@ def name_key(value: str) -> str:
 
 def name_pattern(key: str) -> str:
     """Return the wildcard pattern that a key means for the stored form."""
-    groups = [_group(group) for group in folded(key).split("=")]
+    groups = [_group(group) for group in folded(key).rstrip("=").split("=")]
     if len(groups) > 1:
         return f"={'='.join(group or '*' for group in groups)}=*"
     (group,) = groups

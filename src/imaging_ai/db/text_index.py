@@ -34,12 +34,17 @@ def drop(connection: Connection) -> None:
 
 
 def create_with(table: Table) -> None:
-    """Have the index created whenever `table` is."""
+    """Have the index created whenever `table` is, and dropped with it."""
     event.listen(table, "after_create", _after_create)
+    event.listen(table, "after_drop", _after_drop)
 
 
 def _after_create(_table: Table, connection: Connection, **_: Any) -> None:
     create(connection)
+
+
+def _after_drop(_table: Table, connection: Connection, **_: Any) -> None:
+    drop(connection)
 
 
 def _execute(connection: Connection, statements: Iterable[str]) -> None:

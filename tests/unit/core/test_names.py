@@ -35,6 +35,8 @@ def finds(key: str, name: str) -> bool:
         ("=山田*", "Yamada^Tarou=山田^太郎"),
         ("yamada*=山田*", "Yamada^Tarou=山田^太郎=やまだ^たろう"),
         ("*", "A"),
+        ("Doe*=", "Doe^John"),
+        ("Doe^John==", "Doe^John=x"),
     ],
 )
 def test_a_key_finds_a_name(key: str, name: str) -> None:
