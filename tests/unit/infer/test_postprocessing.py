@@ -79,7 +79,7 @@ def test_whichever_way_a_bundle_goes_back_it_lies_where_the_image_is_bright(
     labels, chances = ask(entry, volume)
     inside = np.s_[1:-1, 2:-2, 2:-2]
     expected = 1 / (1 + np.exp(150 - volume.voxels.astype(np.float64)))
-    assert chances[inside] == pytest.approx(expected[inside], abs=0.06)
+    assert chances[inside] == pytest.approx(expected[inside], abs=0.004)
     sure = np.abs(chances - 0.5) > 0.1
     assert np.array_equal((labels > 0)[sure], (chances > 0.5)[sure])
 
