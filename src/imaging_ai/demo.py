@@ -249,6 +249,14 @@ def _show(report: DemoReport, tell: Tell) -> None:
     if report.jobs:
         study = report.jobs[0].study_instance_uid
         tell(f"  API        {report.http}/api/studies/{study}   {report.http}/api/jobs   {report.http}/schema")
+        tell(f"  viewer     {_viewer(report.http, study)}")
+
+
+def _viewer(http: str, study: str) -> str:
+    """Say where the study is seen, or how to come to see it."""
+    if httpx.get(f"{http}/viewer/", timeout=10).status_code == httpx.codes.OK:
+        return f"{http}/viewer/segmentation?StudyInstanceUIDs={study}"
+    return "not installed; `make viewer` does that, and this server shows it at once"
 
 
 def _wait_for_interrupt(thread: threading.Thread) -> None:

@@ -44,6 +44,7 @@
 
   // Beside coordinates, a group without them is an error, and POLYGON (PS3.3 C.18.9.1.2) is no shape that is known.
   window.config.customizationService.push({
+    autoCineModalities: { $set: ['US'] }, // pictures of findings (OT) are no film
     onBeforeSRAddMeasurement: {
       $set: ({ measurement }) => {
         if (!measurement.coords.length) measurement.coords.push({});
