@@ -42,9 +42,13 @@ class Connection:
     """One keep-alive connection."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port = port
         self._buffer = bytearray(_BUFFER)
+        self._connect()
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, wanted: bytes, *, keep: bool = False) -> Answer:
         """Send a request and read its answer to the end."""
@@ -65,8 +69,10 @@ class Connection:
         kept = bytearray(rest)
         if b"chunked" in fields.get(b"transfer-encoding", b""):
             size = self._chunks(rest, kept if keep else None)
+        elif b"content-length" in fields:
+            size = self._exactly(int(fields[b"content-length"]), len(rest), kept if keep else None)
         else:
-            size = self._exactly(int(fields.get(b"content-length", b"0")), len(rest), kept if keep else None)
+            size = self._to_the_end(len(rest), kept if keep else None)
         return Answer(status, size, first, time.perf_counter() - began, bytes(kept) if keep else b"")
 
     def _exactly(self, length: int, have: int, kept: bytearray | None) -> int:
@@ -79,6 +85,17 @@ class Connection:
                 kept += view[:count]
             have += count
         return length
+
+    def _to_the_end(self, have: int, kept: bytearray | None) -> int:
+        """Read until the server hangs up, and connect anew."""
+        view = memoryview(self._buffer)
+        while count := self._socket.recv_into(view):
+            have += count
+            if kept is not None:
+                kept += view[:count]
+        self._socket.close()
+        self._connect()
+        return have
 
     def _chunks(self, tail: bytes, kept: bytearray | None) -> int:
         """Read to the last chunk; the sizes of chunks are counted with it: a few bytes in a megabyte."""
