@@ -53,6 +53,7 @@ _MOST_UNCONFIRMED = 1_000
 _LONGEST_FRAME = 4_096
 _SEND_SECONDS = 30.0
 _LOOK_EVERY = 5.0
+_MOMENT = 0.05  # for the server to see that nobody receives any more
 
 
 def connection_handler(feed: Feed, notifier: Notifier) -> BaseRouteHandler:
@@ -106,12 +107,16 @@ class _Connection:
     position: int
     confirms: bool = False
     confirmed: int = 0
+    over: _Over | None = None
     sent: deque[tuple[int, float]] = field(default_factory=deque)
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._receive, tasks.cancel_scope)
-            await self._send(tasks.cancel_scope)
+            await self._send()
+            tasks.cancel_scope.cancel()
+        if self.over is not None:  # only now: the server sends no goodbye while somebody still receives
+            await self._say_goodbye(self.over)
         try:
             await self._settle()
         except UnavailableError as error:
@@ -119,7 +124,7 @@ class _Connection:
 
     # -- sending
 
-    async def _send(self, ended: anyio.CancelScope) -> None:
+    async def _send(self) -> None:
         try:
             while True:
                 self.wake.clear()
@@ -127,9 +132,10 @@ class _Connection:
                     continue
                 with anyio.move_on_after(_LOOK_EVERY):
                     await self.wake.wait()
-        except (_Over, WebSocketDisconnect, RuntimeError, OSError) as error:
-            await self._close(error)
-            ended.cancel()
+        except _Over as over:
+            self.over = over
+        except (WebSocketDisconnect, RuntimeError, OSError) as error:
+            logger.debug("a notification connection has ended: %s", error)
 
     async def _send_next(self) -> bool:
         """Send what is there, and say whether there may be more."""
@@ -152,14 +158,13 @@ class _Connection:
             self.sent.append((one.number, time.monotonic()))
         return bool(found)
 
-    async def _close(self, error: Exception) -> None:
-        if not isinstance(error, _Over):
-            return
-        with anyio.move_on_after(1.0, shield=True):
+    async def _say_goodbye(self, over: _Over) -> None:
+        await anyio.sleep(_MOMENT)
+        with anyio.move_on_after(1.0):
             try:
-                await self.socket.close(error.code, error.reason)
-            except (WebSocketDisconnect, RuntimeError, OSError):
-                return
+                await self.socket.close(over.code, over.reason)
+            except (WebSocketDisconnect, RuntimeError, OSError) as error:
+                logger.debug("a notification connection had ended: %s", error)
 
     # -- what is known to have arrived
 
@@ -173,7 +178,7 @@ class _Connection:
                 return
             text = message.get("text") or message.get("bytes") or ""
             if len(text) > _LONGEST_FRAME:
-                await self._close(_Over(_TOO_BIG, "an answer is one data set of a few bytes"))
+                self.over = _Over(_TOO_BIG, "an answer is one data set of a few bytes")
                 ended.cancel()
                 return
             self._hear(text)
