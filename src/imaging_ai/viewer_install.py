@@ -42,8 +42,8 @@ OHIF = NpmPackage(
     "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==",
 )
 
-#: Wrong in the package, and what is right. Parametric maps: an offset in bytes was counted in pixels, so that a map with
-#: other than a multiple of four pixels in a frame was an error.
+#: Wrong in the package, and what is right. Parametric maps: an offset in bytes was counted in pixels, so that a map was
+#: an error unless its frames have a multiple of four pixels.
 _MENDED = (
     (
         b"new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength)",

@@ -1,4 +1,7 @@
-"""The picture of the README: the demo's own study in OHIF. `PYTHONPATH=tests python -m e2e.picture docs/images/viewer.png`."""
+"""The picture of the README: the demo's own study in OHIF.
+
+`PYTHONPATH=tests .venv/bin/python -m e2e.picture docs/images/viewer.png`
+"""
 
 from __future__ import annotations
 
