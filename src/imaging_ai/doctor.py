@@ -48,6 +48,8 @@ __all__ = [
 
 #: What results are: Segmentation, and Comprehensive 3D SR.
 _RESULT_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1.1.88.34": "Comprehensive 3D SR"}
+#: What models may make besides, and a destination may well do without.
+_FURTHER_CLASSES = {"1.2.840.10008.5.1.4.1.1.30": "parametric maps", "1.2.840.10008.5.1.4.1.1.7": "secondary captures"}
 
 _MOST_SECONDS_APART = 5.0
 
@@ -85,10 +87,12 @@ def check_destination(destination: Destination, *, receiver: tuple[str, int] | N
         echo(destination)
         if not isinstance(destination, DicomDestination):
             return f"{destination.name} answers a search"
-        taken, is_searchable = scu.probe(destination, _RESULT_CLASSES)
+        taken, is_searchable = scu.probe(destination, {**_RESULT_CLASSES, **_FURTHER_CLASSES})
         if refused := [label for uid, label in _RESULT_CLASSES.items() if uid not in taken]:
             raise DeliveryRefused(f"it answers the C-ECHO, but does not accept {' and '.join(refused)}")
-        return "answers, takes SEG and SR" + ("" if is_searchable else "; cannot be queried, so nothing is confirmed")
+        without = [label for uid, label in _FURTHER_CLASSES.items() if uid not in taken]
+        said = "answers, takes SEG and SR" + (f", but no {' or '.join(without)}" if without else "")
+        return said + ("" if is_searchable else "; cannot be queried, so nothing is confirmed")
 
     return _tried(
         name,

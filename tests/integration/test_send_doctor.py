@@ -51,6 +51,14 @@ def test_a_wrong_port_is_told_with_the_usual_ones() -> None:
     assert "4242" in found.remedy
 
 
+def test_a_destination_without_maps_is_well_and_the_finding_says_so() -> None:
+    with RecordingPeer(sop_classes=(CT, SEG, SR)) as peer:
+        found = doctor.check_destination(dicom(peer.port))
+
+    assert found.ok
+    assert "but no parametric maps or secondary captures" in found.detail
+
+
 def test_a_destination_that_does_not_take_results_is_told_before_any_is_sent() -> None:
     with RecordingPeer(sop_classes=(CT, SR)) as peer:
         found = doctor.check_destination(dicom(peer.port))
