@@ -29,9 +29,9 @@ _SUBSCRIBER: Table = SQLModel.metadata.tables["subscriber"]
 _KEEP_SECONDS, _KEEP_MOST = 7 * 86_400.0, 100_000
 #: How long work items in a final state are kept, and how much longer a deletion lock keeps them.
 _RETENTION, _LONGEST_LOCK = 30 * 86_400.0, 90 * 86_400.0
-#: Starts of several web processes within so many seconds are one start of the server.
-_ONE_START = 60.0
 _BATCH = 100
+#: The row that is no application's: its `connection` names the start of the server that subscribers were told of last.
+_SERVER = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,7 @@ class Feed:
             connection = session.connection()
             serialize(connection)
             row = connection.execute(select(_SUBSCRIBER).where(mine)).mappings().first()
-            values = {"connection": name, "opened_at": self._clock(), "dropped": False}
-            if row is None:
-                connection.execute(insert(_SUBSCRIBER).values(ae_title=ae_title, **values))
-            else:
-                connection.execute(update(_SUBSCRIBER).where(mine).values(**values))
+            _put(connection, ae_title, connection=name, opened_at=self._clock(), dropped=False)
             if row is not None and row["dropped"]:
                 told = msgspec.json.encode(status_change()).decode()
                 notify(connection, [ae_title], self._clock(), GLOBAL, EventType.SCP_STATUS_CHANGE, told)
@@ -108,18 +104,17 @@ class Feed:
 
     # -- upkeep
 
-    def started(self) -> None:
-        """Tell every subscriber that the server was started (PS3.4 CC.2.4.3)."""
+    def started(self, server: str) -> None:
+        """Tell every subscriber that a server was started (PS3.4 CC.2.4.3), once for all processes of that start."""
         now = self._clock()
+        itself = _SUBSCRIBER.c.ae_title == _SERVER
         with self._database.write() as session:
             connection = session.connection()
             serialize(connection)
-            change = (outbox.c.type == EventType.SCP_STATUS_CHANGE) & (outbox.c.at > now - _ONE_START)
-            waiting = (notifications.c.type == EventType.SCP_STATUS_CHANGE) & (notifications.c.at > now - _ONE_START)
-            told = connection.scalar(select(outbox.c.id).where(change).limit(1))
-            told = told or connection.scalar(select(notifications.c.id).where(waiting).limit(1))
-            anybody = connection.scalar(select(subscriptions.c.id).limit(1))
-            if anybody is not None and told is None:
+            if connection.scalar(select(_SUBSCRIBER.c.connection).where(itself)) == server:
+                return
+            _put(connection, _SERVER, connection=server, opened_at=now)
+            if connection.scalar(select(subscriptions.c.id).limit(1)) is not None:
                 record(connection, GLOBAL, EventType.SCP_STATUS_CHANGE, status_change(), now=now)
 
     def prune(self) -> None:
@@ -135,9 +130,16 @@ class Feed:
                 edge = connection.scalar(newest.offset(self._most).limit(1)) or 0
                 old = (notifications.c.at < now - _KEEP_SECONDS) | (notifications.c.id <= edge)
                 if connection.execute(delete(notifications).where(mine, old)).rowcount:
-                    gave_up = update(_SUBSCRIBER).where(_SUBSCRIBER.c.ae_title == ae_title)
-                    connection.execute(gave_up.values(dropped=True))
+                    _put(connection, ae_title, dropped=True)
             _remove_items(connection, now)
+
+
+def _put(to: Connection, ae_title: str, **values: object) -> None:
+    """Write what a subscriber's row shall have, and the row where there is none."""
+    mine = update(_SUBSCRIBER).where(_SUBSCRIBER.c.ae_title == ae_title)
+    if not to.execute(mine.values(**values)).rowcount:
+        usual = {"ae_title": ae_title, "connection": "", "opened_at": 0.0, "dropped": False}
+        to.execute(insert(_SUBSCRIBER).values(**usual | values))
 
 
 def _remove_items(connection: Connection, now: float) -> None:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from imaging_ai.errors import UnavailableError
 from imaging_ai.queue.ears import Ear
+from imaging_ai.queue.presence import this_host
 from imaging_ai.queue.workitem_feed import Feed
 
 __all__ = ["Notifier"]
@@ -96,7 +99,7 @@ class Notifier:
             while not self._stopping.is_set():
                 try:
                     if not greeted:
-                        self._feed.started()
+                        self._feed.started(_this_start())
                         greeted = True
                     self._feed.dispatch()
                     if time.monotonic() - pruned > _PRUNE_EVERY:
@@ -120,3 +123,13 @@ class Notifier:
                 loop.call_soon_threadsafe(wake.set)
             except RuntimeError:
                 continue  # its loop has ended
+
+
+def _this_start() -> str:
+    """Name the start of the server that this process belongs to: the host, and the process that has started it."""
+    parent = os.getppid()
+    try:
+        since = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        since = "0"
+    return f"{this_host()}:{parent}:{since}"
