@@ -277,6 +277,9 @@ def test_the_secondary_capture_is_shown_as_it_is(ohif: Ohif, study: Study) -> No
     rows, columns = np.rint(seen.rows[known]).astype(int), np.rint(seen.columns[known]).astype(int)
     off = np.abs(seen.pixels[known] - picture[rows, columns]).max(axis=-1)
     assert np.median(off) <= 2
+    colourful = np.ptp(picture[rows, columns], axis=-1) > 80
+    assert colourful.sum() > 500
+    assert np.median(off[colourful]) < 20
     assert (off > 40).mean() < 0.1, "but for the words of the viewport, and edges that are smoothed"
 
 
