@@ -17,17 +17,19 @@ from imaging_ai.archive.query_attributes import COLUMNS, COMPUTED, DEFAULTS, Lev
 from imaging_ai.archive.query_documents import Branch, Documents, LookedUp, grow, holds, top_level
 from imaging_ai.archive.query_plan import Plan, plan_of
 from imaging_ai.archive.query_reader import Reader, Reading
+from imaging_ai.archive.query_sql import SQLITE
 from imaging_ai.archive.query_values import Criterion
 from imaging_ai.db.engine import Database
 from imaging_ai.db.text_index import TABLE
 from imaging_ai.errors import TooLarge
 
-__all__ = ["BASE", "Key", "Page", "Query", "Search"]
+__all__ = ["BASE", "Key", "Page", "Prepared", "Query", "Search"]
 
 _MOST = 1 << 40
 #: How far the matches after a page are counted: in the order of an index, and where more than that must be read for it.
 _COUNTED, _COUNTED_SLOWLY = 1_000, 100
 _AT_ONCE = 200
+_SMALL = 101
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ class Page:
     ignored: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A search that is planned; `prompt` ones take less than waking a thread for them is worth."""
+
+    query: Query
+    plan: Plan
+    layout: Layout
+    looked_up: tuple[Key, ...]
+    ignored: tuple[str, ...]
+    tree: Mapping[str, Branch]
+    prompt: bool
+
+
 class Search:
     """Searches of one archive. `examined` is how many documents one search may look into."""
 
@@ -87,19 +102,32 @@ class Search:
         TooLarge
             If too many documents would have to be looked into.
         """
+        return self.answer(self.prepare(query))
+
+    def prepare(self, query: Query) -> Prepared:
+        """Plan a search."""
         indexed = {key.path[0]: key.criterion for key in query.keys if _has_column(key.path)}
         inside = [key for key in query.keys if not _has_column(key.path)]
-        looked_up = [key for key in inside if _belongs(key.path, query.level)]
+        looked_up = tuple(key for key in inside if _belongs(key.path, query.level))
         ignored = tuple(key.name for key in inside if key not in looked_up)
         plan = plan_of(query.level, indexed, self._reader.dialect)
-        layout = layout_of(query.level, _selected(query))
+        selected = _selected(query)
+        layout = layout_of(query.level, selected)
+        tree = grow(((key.path, key.criterion) for key in looked_up), _inside(selected))
+        prompt = self._reader.dialect is SQLITE and plan.prompt and not (tree or query.everything)
+        small = query.level is Level.STUDY and query.limit <= _SMALL and query.offset <= _SMALL
+        return Prepared(query, plan, layout, looked_up, ignored, tree, prompt and small)
+
+    def answer(self, prepared: Prepared) -> Page:
+        """Answer a search that is planned."""
+        query, plan, layout = prepared.query, prepared.plan, prepared.layout
         with self._reader.open() as reading:
-            if looked_up:
-                found = self._look_up(reading, query, plan, layout, looked_up)
+            if prepared.looked_up:
+                found = self._look_up(reading, query, plan, layout, prepared.looked_up)
             else:
                 found = self._page(reading, query, plan, layout)
-            matches = self._matches(reading, query, layout, looked_up, found.rows)
-        return Page(matches, found.remaining, found.more_remain, found.total, ignored)
+            matches = self._matches(reading, prepared, found.rows)
+        return Page(matches, found.remaining, found.more_remain, found.total, prepared.ignored)
 
     def _page(self, reading: Reading, query: Query, plan: Plan, layout: Layout) -> _Found:
         """Read one page. What follows it is counted in an index of its own, or read along where rows must be read."""
@@ -154,13 +182,11 @@ class Search:
             if len(passed) < _AT_ONCE:
                 return
 
-    def _matches(
-        self, reading: Reading, query: Query, layout: Layout, keys: Sequence[Key], rows: Sequence[Row]
-    ) -> list[bytes]:
+    def _matches(self, reading: Reading, prepared: Prepared, rows: Sequence[Row]) -> list[bytes]:
         if not rows:
             return []
+        query, layout, tree = prepared.query, prepared.layout, prepared.tree
         full = layout.completed(reading, rows)
-        tree = grow(((key.path, key.criterion) for key in keys), _inside(_selected(query)))
         if not tree and not query.everything:
             return [layout.fragment(row) for row in full]
         needed = top_level(tree)
@@ -168,7 +194,7 @@ class Search:
             needed = partial(_needed_or_known, needed, query.level)
         found = self._documents.of(reading, query.level, rows, needed)
         if query.everything:
-            tree = {tag: Branch(whole=True) for one in found.values() for tag in one.elements} | tree
+            tree = {tag: Branch(whole=True) for one in found.values() for tag in one.elements} | {**tree}
         return [layout.merged(row, found.get(row[0], LookedUp()).cut(tree, query.creators)) for row in full]
 
 

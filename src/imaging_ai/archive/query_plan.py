@@ -43,13 +43,17 @@ _INSTANCE = "instance ON instance.series_id = series.id"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The parts of a SELECT but for its columns; `counted_in` is the index that can count the matches alone."""
+    """The parts of a SELECT but for its columns.
+
+    `counted_in` is the index that can count the matches alone; `prompt` says that a page takes no longer than its rows.
+    """
 
     source: str
     where: Condition
     group: str
     order: str
     counted_in: str
+    prompt: bool
 
     def select(self, columns: str, dialect: Dialect) -> str:
         """Return the statement; its last two parameters are limit and offset."""
@@ -79,7 +83,8 @@ def plan_of(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> Pl
     if alone:
         conditions = [*lead.conditions, *days[:1]]
     order = f"{lead.keys[0]} DESC" if level is Level.STUDY else _ORDERS[level]
-    return Plan(lead.source, _all(conditions), lead.group or _GROUPS.get(level, ""), order, alone)
+    group = lead.group or _GROUPS.get(level, "")
+    return Plan(lead.source, _all(conditions), group, order, alone, lead.named or alone not in ("", _TEXT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ class _Lead:
     """What a search begins with.
 
     `index` is the table that it begins with, when that alone can count studies, and `keys` what `study.sort_key` is
-    called in it, and besides. `decides` are the match keys that `conditions` have settled.
+    called in it, and besides. `decides` are the match keys that `conditions` have settled; `named`
+    says that a key names one or few things.
     """
 
     source: str
@@ -96,14 +102,15 @@ class _Lead:
     group: str = ""
     conditions: tuple[Condition, ...] = ()
     decides: frozenset[str] = frozenset()
+    named: bool = False
 
 
 def _lead(level: Level, keys: Mapping[str, Criterion], dialect: Dialect) -> _Lead:
     if any(_is_unique(tag, keys) for tag in _UNIQUE_BELOW):
-        return _Lead(_joined("study", level, " JOIN "), index="study" if not keys else "")
+        return _Lead(_joined("study", level, " JOIN "), named=True)
     cross = " CROSS JOIN " if dialect is SQLITE else " JOIN "
     if any(_is_unique(tag, keys) for tag in _UNIQUE):
-        return _Lead(_joined("study", level, cross))
+        return _Lead(_joined("study", level, cross), named=True)
     texts = _texts(keys) if dialect is SQLITE else None
     if level is Level.PATIENT:
         known = Condition("study.patient_id <> ''")
