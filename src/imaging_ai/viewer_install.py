@@ -59,9 +59,15 @@ _TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".woff2": "font
 
 
 def installed(folder: Path, package: NpmPackage = OHIF) -> bool:
-    """Say whether this version of the package is in `folder`."""
+    """Say whether this version of the package is in `folder`, made as this program makes it."""
     found = ViewerFiles.read(folder)
-    return found is not None and (found.package, found.version) == (package.name, package.version)
+    wanted = (package.name, package.version, _recipe())
+    return found is not None and (found.package, found.version, found.recipe) == wanted
+
+
+def _recipe() -> str:
+    """What is done to the package, in short: an installation by another recipe is made anew."""
+    return hashlib.sha256(repr((_MENDED, _LEFT_OUT, _COMPRESSIBLE, _TYPES)).encode()).hexdigest()[:16]
 
 
 def fetch(package: NpmPackage, folder: Path) -> Path:
@@ -102,7 +108,7 @@ def install(tarball: Path, folder: Path, path: str, package: NpmPackage = OHIF) 
             page = fresh / "index.html"
             if not page.is_file():
                 raise InputError(f"{tarball} has no {_INSIDE}index.html")
-            result = ViewerFiles(package.name, package.version, files, _scripts(page.read_text()))
+            result = ViewerFiles(package.name, package.version, files, _scripts(page.read_text()), _recipe())
             result.write(fresh)
             if folder.exists():
                 folder.rename(Path(staging) / "old")

@@ -24,6 +24,7 @@ INDEX = (
 BUILD = {
     "index.html": INDEX,
     "app.bundle.0123456789abcdef.js": '__webpack_require__.p = "/";' + " " * 2000,
+    "map.js": "x = new sourcePixelData.constructor(sourcePixelData.buffer, i * sliceLength, sliceLength);",
     "app.css": "@font-face{src:url(/0123456789abcdef.woff2)}",
     "0123456789abcdef.woff2": "font",
     "decode.wasm": "\0asm",
@@ -59,7 +60,7 @@ def test_what_is_not_the_package_byte_for_byte_is_refused(tmp_path: Path) -> Non
     assert not (tmp_path / "viewer").exists()
 
 
-def test_every_address_of_the_build_gets_the_path(tmp_path: Path) -> None:
+def test_every_address_of_the_build_gets_the_path_and_one_line_is_mended(tmp_path: Path) -> None:
     path, package = tarball(tmp_path)
     install(path, tmp_path / "viewer", "/viewer", package)
     text = {name: (tmp_path / "viewer" / name).read_text() for name in BUILD if (tmp_path / "viewer" / name).exists()}
@@ -67,6 +68,9 @@ def test_every_address_of_the_build_gets_the_path(tmp_path: Path) -> None:
     assert 'src="/viewer/app.bundle.0123456789abcdef.js"' in text["index.html"]
     assert 'PUBLIC_URL="/viewer/"' in text["index.html"]
     assert text["app.bundle.0123456789abcdef.js"].startswith('__webpack_require__.p = "/viewer/";')
+    assert text["map.js"] == "x = sourcePixelData.subarray(i * sliceLength, (i + 1) * sliceLength);", (
+        "the line that is mended"
+    )
     assert "url(/viewer/0123456789abcdef.woff2)" in text["app.css"]
     assert '"/viewer/assets/icon.png"' in text["manifest.json"]
     assert set(BUILD) - set(text) == {"app-config.js", "sw.js", "ort/ort.wasm", "polyfill.js.map", "_headers"}
@@ -103,6 +107,14 @@ def test_a_newer_version_replaces_the_older_whole(tmp_path: Path) -> None:
     assert installed(tmp_path / "viewer", newer)
     assert not (tmp_path / "viewer" / "old.js").exists()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["app.tgz", "viewer"]
+
+
+def test_an_installation_by_an_older_recipe_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, package = tarball(tmp_path)
+    install(path, tmp_path / "viewer", "/viewer", package)
+    assert installed(tmp_path / "viewer", package)
+    monkeypatch.setattr(viewer_install, "_MENDED", ((b"wrong", b"right"),))
+    assert not installed(tmp_path / "viewer", package)
 
 
 @pytest.mark.parametrize(

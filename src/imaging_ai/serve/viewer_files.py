@@ -25,12 +25,13 @@ class ViewerFile(msgspec.Struct, frozen=True):
 
 
 class ViewerFiles(msgspec.Struct, frozen=True):
-    """What is installed; `scripts` are the hashes of the scripts in the page itself (CSP level 3, 2.3.1)."""
+    """What is installed, and by which recipe; `scripts` are the hashes of the page's own (CSP level 3, 2.3.1)."""
 
     package: str
     version: str
     files: dict[str, ViewerFile]
     scripts: tuple[str, ...] = ()
+    recipe: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> ViewerFiles | None:
