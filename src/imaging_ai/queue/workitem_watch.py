@@ -60,7 +60,7 @@ class Watch:
             elif uid == FILTERED:
                 self._by_filter(connection, ae_title, state, pairs)
             else:
-                item = find(connection, uid, lock=True)
+                item = find(connection, uid)
                 self._put(connection, ae_title, uid, state)
                 self._tell_state(connection, ae_title, [item])
             if self._on_change is not None:
