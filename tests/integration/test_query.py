@@ -366,6 +366,39 @@ def test_keys_that_are_not_of_the_level_are_told(held: Collection) -> None:
     assert page.ignored == ("SliceThickness",) and len(page.matches) == 5
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "%",
+        "_",
+        "\\",
+        "\\%",
+        "'",
+        '"',
+        '*"*',
+        "[",
+        "[^a]*",
+        "*[*",
+        "{}",
+        "%s",
+        "%(x)s",
+        ":x",
+        "?",
+        "=",
+        "*=*",
+        "^^",
+        "\U0001f600*",
+    ]
+    + ["*" + "ab*" * 30, "?" * 900, "\\".join(f"{number}*" for number in range(64)), "\x01\x7f"],
+)
+def test_no_value_is_a_fault(held: Collection, value: str) -> None:
+    names = ["PatientName", "PatientID", "StudyDescription", "ModalitiesInStudy", "SeriesDescription", "StudyComments"]
+    for resource in LEVELS:
+        for switch in ({}, {"fuzzymatching": "true"}, {"multiplevaluematching": "true", "emptyvaluematching": "true"}):
+            for name in [*names, "ImageType", "00991001"]:
+                held.page(resource, **{name: value}, **switch)
+
+
 def test_what_is_stored_is_found_at_once_and_what_changes_with_it(database: Database, tmp_path: Path) -> None:
     collection = Collection(database, tmp_path)
     first, second = study(
