@@ -287,6 +287,8 @@ def _image_of(value_of: Callable[[str], Any], transfer_syntax_uid: str, keyword:
         raise NotDicom("rows, columns or bits of the pixel data are missing or no numbers") from error
     if bits not in (1, 8, 16, 32, 64) or not 0 < image.bits_stored <= image.high_bit + 1 <= bits:
         raise InputError(f"pixels of {image.bits_stored} bits in {bits} are not supported")
+    if not image.photometric_interpretation.isascii():
+        raise NotDicom("the Photometric Interpretation is no defined term")
     if image.rows * image.columns * image.samples * bits // 8 > _MAX_FRAME_BYTES:
         raise TooLarge(f"a frame would take more than {_MAX_FRAME_BYTES} bytes")
     return image

@@ -26,7 +26,7 @@ from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import InputError, NotFound, UnavailableError
 
-__all__ = ["Describer"]
+__all__ = ["LOST", "Describer"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ WHERE i.id = :id AND i.blob_key = :blob_key AND i.blob_offset = :blob_offset
 #: Transactions of PostgreSQL may commit in another order than they took their ids: look back this far.
 _LOOK_BACK = 2_000
 _RESCAN_SECONDS = 600.0
+#: The error of a document whose instance had no bytes when they were looked for; a reader looks again.
+LOST = "the bytes of the instance are lost"
 _PAGES = 4
 
 
@@ -111,9 +113,10 @@ class Describer:
             return found.mappings().one_or_none()
 
     def _document(self, row: RowMapping) -> Document:
-        if row["metadata_json"] is None:
+        if row["metadata_json"] is None or row["error"] == LOST:
             document = self._describe(row)
-            self._keep([(row, document)])
+            if document.error != LOST:
+                self._keep([(row, document)])
             return document
         return Document(
             json=zlib.decompress(row["metadata_json"]),
@@ -157,6 +160,9 @@ class Describer:
             )
         except UnavailableError:
             raise
+        except NotFound:
+            _log.error("no document of instance %s: its bytes are lost", row["sop_instance_uid"])
+            return _from_index(row, LOST)
         except InputError as error:
             return _from_index(row, error.message)
         except Exception as error:  # noqa: BLE001 - the edge to bytes that strangers wrote: one instance must not stop the others

@@ -104,9 +104,9 @@ class _Encoder:
         return _merged(pieces)
 
     def _element(self, tag: str, element: Any, path: str, depth: int) -> list[Piece]:
-        if not isinstance(element, Mapping) or element.get("vr") not in _VRS:
+        vr = element.get("vr") if isinstance(element, Mapping) else None
+        if not isinstance(vr, str) or vr not in _VRS:
             raise NotDicom(f"{path} has no value representation")
-        vr = str(element["vr"])
         uri = element.get("BulkDataURI")
         if uri is not None:
             if not isinstance(uri, str) or vr == "SQ":

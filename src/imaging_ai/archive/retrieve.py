@@ -6,6 +6,7 @@ asked of the index every time, so that a deletion or a replacement is seen by th
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import zlib
@@ -18,18 +19,22 @@ from sqlalchemy import Row, TextClause, bindparam, text
 from sqlalchemy.exc import TimeoutError
 
 from imaging_ai.archive.blobs import BlobStore, NearStore
-from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.describer import LOST, Describer
+from imaging_ai.archive.document import Document
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.shelf import shelved
 from imaging_ai.archive.transcode import Source
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import NotFound
+from imaging_ai.errors import Gone, NotFound, StorageUnavailable, UnavailableError
 
 __all__ = ["Listed", "Retriever", "WouldWait"]
 
+_log = logging.getLogger(__name__)
+
 _REMEMBERED_BYTES = 32 << 20
+_PIECE = 1 << 20
 
 _COLUMNS = """
 SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset,
@@ -56,6 +61,7 @@ _SERIES = _listing("AND series.series_instance_uid = :series")
 _DOCUMENTS = text("SELECT instance_id, metadata_json FROM instance_document WHERE instance_id IN :ids").bindparams(
     bindparam("ids", expanding=True)
 )
+_STILL = text("SELECT 1 FROM instance WHERE sop_instance_uid = :instance AND blob_key = :key AND blob_offset = :offset")
 
 
 class WouldWait(Exception):
@@ -77,6 +83,7 @@ class Retriever:
         self._database, self.store, self._describer = database, store, describer
         # asked once: the type of a store takes longer to tell than a frame to read
         self._near = store if database.is_sqlite and isinstance(store, NearStore) else None
+        self._tells = isinstance(store, NearStore)
         self._lock = threading.Lock()
         self._layouts: OrderedDict[tuple[int, BlobRef], Layout] = OrderedDict()
         self._weight = 0
@@ -132,13 +139,19 @@ class Retriever:
         return Source(row[2], instance, partial(_read_at_once, self._near, blob), blob.length, layout)
 
     def layout(self, listed: Listed) -> Layout:
-        """Return the layout of an instance. Raises `NotFound` when it has left the index meanwhile."""
+        """Return the layout of an instance.
+
+        Raises
+        ------
+        NotFound
+            If it has left the index meanwhile; `StorageUnavailable` if it has not, and its bytes are lost.
+        """
         key = (listed.id, listed.instance.blob)
         with self._lock:
             if (known := self._layouts.get(key)) is not None:
                 self._layouts.move_to_end(key)
                 return known
-        layout = layout_of(self._describer.document_of(listed.instance))
+        layout = layout_of(self.document(listed.instance))
         with self._lock:
             if key not in self._layouts:
                 self._weight += layout.weight
@@ -151,8 +164,54 @@ class Retriever:
     def source(self, listed: Listed) -> Source:
         """Return an instance as a transcoder takes it."""
         one = listed.instance
-        read = partial(self.store.read, one.blob)
+        read = partial(self.bytes_of, one)
         return Source(one.sop_class_uid, one.sop_instance_uid, read, one.blob.length, self.layout(listed))
+
+    # -- bytes, which deletions and failing disks may have taken away
+
+    def bytes_of(self, one: StoredInstance, start: int = 0, length: int | None = None) -> bytes:
+        """Return a range of an instance. Raises as `layout`."""
+        try:
+            return self.store.read(one.blob, start, length)
+        except NotFound:
+            raise self._missing(one) from None
+
+    def pieces_of(self, one: StoredInstance) -> Iterator[bytes]:
+        """Give an instance in pieces. Raises as `layout`."""
+        try:
+            yield from self.store.stream(one.blob, _PIECE)
+        except NotFound:
+            raise self._missing(one) from None
+
+    def document(self, one: StoredInstance) -> Document:
+        """Return the document of an instance. Raises as `layout`."""
+        return self.checked(one, self._describer.document_of(one))
+
+    def checked(self, one: StoredInstance, document: Document) -> Document:
+        """Return a document of an instance unless it only says that there are no bytes. Raises as `layout`."""
+        if document.error == LOST:
+            raise self._missing(one)
+        return document
+
+    def is_lost(self, one: StoredInstance) -> bool:
+        """Say whether the bytes of an instance are known to be lost, where a store can tell without much ado."""
+        try:
+            if self._tells:
+                self.bytes_of(one, 0, 1)
+        except UnavailableError:
+            return True
+        except NotFound:
+            return False
+        return False
+
+    def _missing(self, one: StoredInstance) -> Gone | StorageUnavailable:
+        """Return why the storage lacks an instance: it was deleted, or the index still has it."""
+        key = {"instance": one.sop_instance_uid, "key": one.blob.key, "offset": one.blob.offset}
+        with self._database.read() as session:
+            if session.connection().execute(_STILL, key).first() is None:
+                return Gone("the instance was deleted while it was retrieved")
+        _log.error("the storage has lost instance %s, which the index has", one.sop_instance_uid)
+        return StorageUnavailable("the storage has lost the bytes of an instance that the index has")
 
     def documents(self, listed: Sequence[Listed]) -> Iterator[tuple[StoredInstance, bytes]]:
         """Give the DICOM JSON of instances in their order, BulkDataURIs relative to their series.

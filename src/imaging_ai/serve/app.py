@@ -24,6 +24,7 @@ from imaging_ai.serve.jobs import jobs_router
 from imaging_ai.serve.monitoring import metrics_handler
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.studies import studies_router
+from imaging_ai.serve.unbroken import unbroken
 from imaging_ai.serve.viewer import viewer_router
 from imaging_ai.tokens import Tokens
 
@@ -67,6 +68,7 @@ def make_app(
         ],
         on_startup=[dicomweb.notifier.start] if dicomweb and dicomweb.notifier else [],
         on_shutdown=[*([dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else []), *_closed(dicomweb)],
+        middleware=[unbroken],
         cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},

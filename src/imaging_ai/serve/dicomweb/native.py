@@ -35,6 +35,7 @@ _VRS = (
 )
 _DEEPEST = 64
 _MOST_ELEMENTS = 1_000_000
+_MOST_EMPTY = 10_000  # values that are there by the numbers of others only
 _NOT_IN_XML = {character: " " for character in range(32) if character not in (9, 10, 13)} | {0xFFFE: " ", 0xFFFF: " "}
 
 
@@ -132,6 +133,8 @@ def from_xml(data: bytes) -> dict[str, Any]:
         raise InputError(
             f"the XML is not well-formed at line {error.lineno}: {expat.ErrorString(error.code)}"
         ) from None
+    except (LookupError, ValueError):  # of expat, which asks Python for encodings it does not know
+        raise InputError("the XML is in an encoding that is not taken; UTF-8 is") from None
     if reader.root is None:
         raise InputError("the XML is not a NativeDicomModel (PS3.19 A.1)")
     return reader.root
@@ -150,7 +153,8 @@ class _Reader:
         self._elements: list[dict[str, Any]] = []  # the attributes we are in, one for each data set
         self._path: list[str] = []
         self._text: list[str] = []
-        self._number, self._names, self._parts, self._seen = 0, dict[str, str](), dict[str, str](), 0
+        self._number, self._names, self._parts = 0, dict[str, str](), dict[str, str]()
+        self._seen, self._empty = 0, 0
 
     def start(self, qualified: str, attributes: dict[str, str]) -> None:
         name, parent = qualified.rpartition(" ")[2], self._path[-1] if self._path else ""
@@ -236,8 +240,9 @@ class _Reader:
 
     def _put(self, number: int, value: object) -> None:
         values = self._elements[-1].setdefault("Value", [])
-        if number > len(values) + 10_000:
-            raise InputError("the XML numbers a value far beyond the others")
+        self._empty += max(number - len(values) - 1, 0)
+        if self._empty > _MOST_EMPTY:
+            raise InputError("the XML numbers values far beyond those it has")
         while len(values) < number:
             values.append(None)
         values[number - 1] = value

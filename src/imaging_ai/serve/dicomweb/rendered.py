@@ -19,7 +19,7 @@ from litestar.response import Stream
 
 from imaging_ai import __version__
 from imaging_ai.core.instance import StoredInstance
-from imaging_ai.errors import InputError, NotAcceptable, NotFound
+from imaging_ai.errors import ImagingAiError, InputError, NotAcceptable, NotFound, StorageUnavailable
 from imaging_ai.render.source import Source
 from imaging_ai.render.wish import Wish
 from imaging_ai.serve.dicomweb import rendered_query
@@ -132,9 +132,9 @@ class Answering:
         """Answer with everything of many instances that can be rendered as wanted."""
         return self._stream(self._all_parts(stored, _of_parts(ranges)))
 
-    def _stream(self, found: Iterator[Part | InputError]) -> Stream:
+    def _stream(self, found: Iterator[Part | ImagingAiError]) -> Stream:
         """Send parts as they come. Before the first one that is well, an error is still an answer."""
-        failed: list[InputError] = []
+        failed: list[ImagingAiError] = []
         first = None
         for one in found:
             if isinstance(one, Part):
@@ -149,14 +149,14 @@ class Answering:
 
     def _all_parts(
         self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]
-    ) -> Iterator[Part | InputError]:
-        refusal: InputError | None = None
+    ) -> Iterator[Part | ImagingAiError]:
+        refusal: ImagingAiError | None = None
         shown = False
         for instance in stored:
             try:
                 source = self.rendering.open(instance)
                 media_type = best_of(ranges, offers_of(source))
-            except (NotAcceptable, NotFound) as error:
+            except (NotAcceptable, NotFound, StorageUnavailable) as error:
                 refusal = refusal or error
                 continue
             shown = True
@@ -169,11 +169,11 @@ class Answering:
 
     def _frames(
         self, stored: StoredInstance, source: Source, numbers: tuple[int, ...], media_type: str
-    ) -> Iterator[Part | InputError]:
+    ) -> Iterator[Part | ImagingAiError]:
         for number in numbers:
             try:
                 data = self.rendering.image(stored, source, number, media_type, self.wish)
-            except InputError as error:
+            except (InputError, StorageUnavailable) as error:
                 yield error
             else:
                 location = f"{self._url(stored)}/frames/{number}/rendered"
@@ -199,6 +199,6 @@ def _of_parts(ranges: tuple[MediaType, ...]) -> tuple[MediaType, ...]:
     return tuple(MediaType(one.part, {}, one.q) for one in ranges)
 
 
-def _problem_part(error: InputError) -> Part:
+def _problem_part(error: ImagingAiError) -> Part:
     document = {"type": f"urn:imaging-ai:problem:{error.code}", "status": error.http_status, "detail": error.message}
     return Part(MEDIA_TYPE, [msgspec.json.encode(document)])

@@ -80,7 +80,9 @@ class Rendering:
 
     def _opened(self, stored: StoredInstance, document: Callable[[], Document]) -> Source:
         if (source := self._sources.get(stored.blob)) is None:
-            source = open_source(document(), partial(self.retriever.store.read, stored.blob), stored.blob.length)
+            source = open_source(
+                self.retriever.checked(stored, document()), partial(self.retriever.bytes_of, stored), stored.blob.length
+            )
             if not source.inflated:
                 self._sources.keep(stored.blob, source, len(source.document.json))
         return source

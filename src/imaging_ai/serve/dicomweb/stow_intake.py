@@ -231,6 +231,8 @@ class Intake:
                 unreadable = error
                 self._arrived.append(_Arrived(None, error=error))
                 continue
+            if len(self._arrived) + len(data_sets) > self._limits.request_parts:
+                raise TooLarge(f"the metadata is of more than the {self._limits.request_parts} instances allowed")
             for data_set in data_sets:
                 self._arrived.append(self._made(data_set))
         self._documents.clear()
@@ -281,7 +283,7 @@ class Intake:
 def _from_json(document: bytes) -> list[object]:
     try:
         found = msgspec.json.decode(document)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InputError("the metadata is not JSON, or nests too deep") from None
     data_sets = found if isinstance(found, list) else [found]
     if not data_sets:

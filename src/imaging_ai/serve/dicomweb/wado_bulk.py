@@ -21,12 +21,12 @@ from imaging_ai.archive.json_writer import BulkValue
 from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.archive.rewrite import swapped
 from imaging_ai.archive.transcode import NATIVE, Source, pixel_value
-from imaging_ai.errors import NotAcceptable, NotDicom, NotFound
+from imaging_ai.errors import ImagingAiError, NotAcceptable, NotDicom, NotFound, StorageUnavailable
 from imaging_ai.serve.dicomweb.media import OCTET_STREAM, AnyRequest, MediaType, accepted
 from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_frames import chosen_form, content_type, frame_reader
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms, media_type_of, value_forms
-from imaging_ai.serve.dicomweb.wire import Part, base_url, multipart
+from imaging_ai.serve.dicomweb.wire import Part, base_url, begun, multipart
 
 __all__ = ["answer_bulk", "answer_value"]
 
@@ -70,7 +70,7 @@ class _Value:
         elif self.transfer_syntax.startswith(_VIDEO):
             yield Part(content_type(self.form), _fragments(self.source, self.value), headers)
         elif self.form.transfer_syntax == EXPLICIT_LITTLE_ENDIAN:
-            yield Part(content_type(self.form), _begun(pixel_value(self.source)), headers)
+            yield Part(content_type(self.form), begun(pixel_value(self.source)), headers)
         else:
             read = frame_reader(self.source, self.form)
             for number in range(1, self.source.layout.frames.count + 1):
@@ -130,7 +130,8 @@ def _all_parts(
     retriever: Retriever, request: AnyRequest, listed: Sequence[Listed], pixels_only: bool
 ) -> Iterator[Part]:
     ranges = [one for one in accepted(request) if one.multipart or one.essence == "*/*"]
-    base, refused, given = base_url(request), "", 0
+    base, given = base_url(request), 0
+    refused: ImagingAiError = NotFound("there is no bulk data here")
     if not ranges:
         raise NotAcceptable("bulk data of several values comes only as multipart/related")
     for one in listed:
@@ -142,13 +143,13 @@ def _all_parts(
                     for part in value.parts(f"{base}/{_place(one)}/bulkdata/{path}"):
                         given += 1
                         yield part
-        except (NotAcceptable, NotDicom) as error:
-            refused = error.message
-            _log.info("bulk data of instance %s is left out: %s", one.instance.sop_instance_uid, refused)
+        except (NotAcceptable, NotDicom, StorageUnavailable) as error:
+            refused = NotAcceptable(error.message) if isinstance(error, NotDicom) else error
+            _log.info("bulk data of instance %s is left out: %s", one.instance.sop_instance_uid, error.message)
         except NotFound:
             continue
     if not given:
-        raise NotAcceptable(refused) if refused else NotFound("there is no bulk data here")
+        raise refused
 
 
 def _value(source: Source, found: BulkValue, ranges: Sequence[MediaType]) -> _Value:
@@ -183,10 +184,6 @@ def _fragments(source: Source, value: BulkValue) -> Iterator[bytes]:
         for start in range(0, length, _PIECE):
             yield source.read(position + 8 + start, min(_PIECE, length - start))
         position += 8 + length
-
-
-def _begun(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    return chain((next(pieces, b""),), pieces)
 
 
 def _first(parts: Iterator[Part]) -> Part:

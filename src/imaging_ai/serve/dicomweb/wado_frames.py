@@ -69,7 +69,7 @@ def answer_frames(
             raise NotFound(f"frame {number} does not exist: the instance has {source.layout.frames.count} frames")
     form = chosen_form(source, frame_forms(accepted(request), layout.transfer_syntax_uid), many=len(numbers) > 1)
     read = frame_reader(source, form)
-    first = _first(read, numbers[0])
+    first = read(numbers[0])
     if not form.multipart:
         return Response(first, media_type=content_type(form))
     if len(numbers) * len(first) > _AT_ONCE and len(numbers) > 1:
@@ -119,8 +119,15 @@ def chosen_form(source: Source, forms: Iterator[Form], *, many: bool) -> Form:
 
 
 def frame_reader(source: Source, form: Form) -> Callable[[int], bytes]:
-    """Return what reads a frame in a form."""
-    return lambda number: frame(source, number, form.transfer_syntax)
+    """Return what reads a frame in a form; it raises `NotAcceptable` where a frame is damaged."""
+
+    def read(number: int) -> bytes:
+        try:
+            return frame(source, number, form.transfer_syntax)
+        except NotDicom as error:
+            raise NotAcceptable(error.message) from error
+
+    return read
 
 
 def content_type(form: Form) -> str:
@@ -136,13 +143,6 @@ def _refusal(source: Source, target: str) -> str:
 def _as_stored(source: Source, target: str) -> bool:
     stored = source.layout.transfer_syntax_uid
     return target == stored or (target == EXPLICIT_LITTLE_ENDIAN and stored in NATIVE)
-
-
-def _first(read: Callable[[int], bytes], number: int) -> bytes:
-    try:
-        return read(number)
-    except NotDicom as error:
-        raise NotAcceptable(error.message) from error
 
 
 def _parts(read: Callable[[int], bytes], numbers: Sequence[int], first: bytes, form: Form) -> Iterator[Part]:

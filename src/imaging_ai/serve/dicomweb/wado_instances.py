@@ -17,17 +17,16 @@ from litestar.response import Stream
 
 from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.archive.transcode import refusal, transcoded
-from imaging_ai.errors import InputError, NotAcceptable, NotFound
+from imaging_ai.errors import InputError, NotAcceptable, NotFound, StorageUnavailable
 from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, MediaType, accepted
 from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
-from imaging_ai.serve.dicomweb.wire import Part, multipart, warning
+from imaging_ai.serve.dicomweb.wire import Part, begun, multipart, warning
 
 __all__ = ["answer_instances"]
 
 _log = logging.getLogger(__name__)
 _PIECE = 1 << 20
-_AHEAD = 8 << 20  # up to here an instance is transcoded before anything of it is sent
 
 #: Video: what is stored is all there is (8.7.3.3: only in lossy compressed form).
 _VIDEO = "1.2.840.10008.1.2.4.10"
@@ -66,7 +65,10 @@ def answer_instances(
         raise NotAcceptable(f'instances can be had as multipart/related; type="application/dicom"{alone}')
     forms = [form for form in forms if form.multipart == forms[0].multipart]
     reasons: set[str] = set()
-    given = [one for each in listed if (one := _choose(retriever, each, forms, reasons))]
+    there = [one for one in listed if not retriever.is_lost(one.instance)]
+    if not there:
+        raise StorageUnavailable("the storage has lost the bytes of instances that the index has")
+    given = [one for each in there if (one := _choose(retriever, each, forms, reasons))]
     if not given:
         raise NotAcceptable(f"not in any transfer syntax that was asked for: {'; '.join(sorted(reasons)[:3])}")
     if not forms[0].multipart:
@@ -113,37 +115,26 @@ def _pieces(retriever: Retriever, one: _Given) -> tuple[str, Iterator[bytes]]:
     stored = one.listed.instance
     if not one.as_stored:
         try:
-            return one.transfer_syntax, _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD)
+            return one.transfer_syntax, begun(transcoded(retriever.source(one.listed), one.transfer_syntax))
         except NotFound:
             raise
         except InputError as error:
             _log.warning("instance %s goes out as stored: %s", stored.sop_instance_uid, error.message)
-    return stored.transfer_syntax_uid, _begun(retriever.store.stream(stored.blob, _PIECE))
-
-
-def _begun(pieces: Iterator[bytes], ahead: int = 1) -> Iterator[bytes]:
-    """Begin an iterator, up to its end when it is short, so that what goes wrong is known before it is used."""
-    ready, size = list[bytes](), 0
-    for piece in pieces:
-        ready.append(piece)
-        size += len(piece)
-        if size >= ahead:
-            break
-    return chain((b"".join(ready),), pieces)
+    return stored.transfer_syntax_uid, begun(retriever.pieces_of(stored), 1)
 
 
 def _alone(retriever: Retriever, one: _Given, asked: str) -> Stream:
     stored, media_type = one.listed.instance, _content_type(one.transfer_syntax)
     if one.as_stored:
-        retriever.store.read(stored.blob, 0, 1)  # a file that is gone is said before the status is
+        retriever.bytes_of(stored, 0, 1)  # a file that is gone is said before the status is
 
         def bytes_of(first: int, last: int) -> Iterator[bytes]:
             for start in range(first, last + 1, _PIECE):
-                yield retriever.store.read(stored.blob, start, min(_PIECE, last + 1 - start))
+                yield retriever.bytes_of(stored, start, min(_PIECE, last + 1 - start))
 
         return answer_range(asked, stored.blob.length, bytes_of, media_type)
     try:
-        pieces = _begun(transcoded(retriever.source(one.listed), one.transfer_syntax), _AHEAD)
+        pieces = begun(transcoded(retriever.source(one.listed), one.transfer_syntax))
     except NotFound:
         raise
     except InputError as error:

@@ -23,6 +23,7 @@ __all__ = [
     "Part",
     "answer",
     "base_url",
+    "begun",
     "etag_of",
     "multipart",
     "not_modified",
@@ -37,6 +38,7 @@ AnyRequest = Request[Any, Any, Any]
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _WORTH_COMPRESSING = 1_024
 _WORTH_SENDING = 1 << 18
+_AHEAD = 8 << 20
 _COMPRESSIBLE = ("application/dicom+json", "application/json", "application/dicom+xml")
 
 
@@ -143,6 +145,17 @@ def multipart(
         media_type=f'multipart/related; type="{of_type}"; boundary="{boundary}"',
         headers=dict(headers or {}),
     )
+
+
+def begun(pieces: Iterator[bytes], ahead: int = _AHEAD) -> Iterator[bytes]:
+    """Begin bytes that are being made, up to their end when they are few: what is wrong is known before they go out."""
+    ready, size = list[bytes](), 0
+    for piece in pieces:
+        ready.append(piece)
+        size += len(piece)
+        if size >= ahead:
+            break
+    return chain((b"".join(ready),), pieces)
 
 
 def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
