@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
@@ -40,17 +41,22 @@ _DEEPEST = 12
 
 def tag(keyword: str) -> str:
     """Return the tag of a keyword, as DICOM JSON writes it."""
+    return _known(keyword)[0]
+
+
+@cache
+def _known(keyword: str) -> tuple[str, str]:
+    """Return tag and VR of a keyword of our own (never one that a client sends: they are kept)."""
     number = tag_for_keyword(keyword)
     assert number is not None, keyword
-    return f"{number:08X}"
+    return f"{number:08X}", dictionary_VR(number)
 
 
 def elements(**values: Any) -> Elements:
     """Make a data set of keywords and values: None and "" are attributes without a value, lists have several."""
     made: Elements = {}
     for keyword, value in values.items():
-        key = tag(keyword)
-        vr = dictionary_VR(int(key, 16))
+        key, vr = _known(keyword)
         several = list(value) if isinstance(value, (list, tuple)) else [value]
         if vr == "PN":
             several = [{"Alphabetic": one} for one in several if one]

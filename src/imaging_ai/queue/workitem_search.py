@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select, union_all
 
 from imaging_ai.core.job import JobState, Priority
 from imaging_ai.errors import TooLarge
@@ -54,7 +54,7 @@ def search(
     if not rest:
         candidates = _candidates(keys).subquery()
         total = connection.scalar(select(func.count()).select_from(candidates)) or 0
-        chosen = list(_loaded(connection, keys, limit, offset)) if limit else []
+        chosen = list(_loaded(connection, _ordered(connection, keys, limit, offset))) if limit else []
         views.prepare(chosen)
         made = tuple(views.dataset(item, whole=lists) for item in chosen)
         return Page(made, max(0, total - offset - len(made)))
@@ -76,25 +76,25 @@ def matching(
     """
     rest = [key for key in keys if not key.universal and _clauses(key) is None]
     whole = any(key.path[0] in _LISTS for key in rest)
-    for start in range(0, examined + _CHUNK, _CHUNK):
-        chunk = list(_loaded(connection, keys, _CHUNK, start))
-        if start >= examined and chunk:
-            if not strict:
-                return
-            raise TooLarge(f"this would look into more than {examined} work items; narrow it, by state or study")
+    candidates = _ordered(connection, keys, examined + 1, 0)
+    for start in range(0, min(len(candidates), examined), _CHUNK):
+        chunk = list(_loaded(connection, candidates[start : start + _CHUNK]))
         views.prepare(chunk)
         for item in chunk:
             dataset = views.dataset(item, whole=whole)
             if all(key.holds(dataset) for key in rest):
                 yield item, dataset
-        if len(chunk) < _CHUNK:
-            return
+    if strict and len(candidates) > examined:
+        raise TooLarge(f"this would look into more than {examined} work items; narrow it, by state or study")
 
 
-def _loaded(connection: Connection, keys: Sequence[Key], limit: int, offset: int) -> Iterator[WorkItem]:
-    page = connection.execute(
-        _candidates(keys).order_by("created_at_desc", "is_job", "key_desc").limit(limit).offset(offset)
-    ).all()
+def _ordered(connection: Connection, keys: Sequence[Key], limit: int, offset: int) -> Sequence[Row[Any]]:
+    """Return the kinds and keys of candidates, the newest first."""
+    ordered = _candidates(keys).order_by("created_at_desc", "is_job", "key_desc")
+    return connection.execute(ordered.limit(limit).offset(offset)).all()
+
+
+def _loaded(connection: Connection, page: Sequence[Row[Any]]) -> Iterator[WorkItem]:
     job_ids = [-row.key_desc for row in page if row.is_job]
     row_ids = [-row.key_desc for row in page if not row.is_job]
     held = {row["id"]: row for row in connection.execute(select(jobs).where(jobs.c.id.in_(job_ids))).mappings()}
