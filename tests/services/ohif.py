@@ -42,9 +42,16 @@ _HAS = "([uid]) => viewport()?.getImageIds?.().some((id) => id.includes(`/instan
 _SHOWS = "([uid]) => viewport()?.getCurrentImageId?.()?.includes(`/instances/${uid}/`)"
 _GO = """
 async ([uid]) => {
-  const at = viewport().getImageIds().findIndex((id) => id.includes(`/instances/${uid}/`));
-  await viewport().setImageIdIndex(at);
-  viewport().render();
+  const shown = viewport();
+  const index = (wanted) => shown.getImageIds().findIndex((id) => id.includes(`/instances/${wanted}/`));
+  const now = shown.getCurrentImageId().split('/instances/')[1].split('/')[0];
+  if (shown.setImageIdIndex) await shown.setImageIdIndex(index(uid));
+  else {  // a volume: its images may be listed the other way round
+    const steps = index(uid) - index(now);
+    shown.scroll(steps);
+    if (!shown.getCurrentImageId().includes(`/instances/${uid}/`)) shown.scroll(-2 * steps);
+  }
+  shown.render();
 }
 """
 _PLACES = "([points]) => points.map((point) => viewport().worldToCanvas(point))"
@@ -154,6 +161,10 @@ class Ohif:
     def wait_for(self, script: str, *arguments: Any) -> None:
         """Wait until the page answers with something true."""
         self.page.wait_for_function(_with(script), arg=list(arguments))
+
+    def wait_for_silence(self) -> None:
+        """Wait until OHIF has said what it wanted to say: its messages lie over the images."""
+        self.wait_for("() => !document.querySelector('[data-sonner-toast]')")
 
     def picture(self, name: str = "") -> NDArray[np.int16]:
         """What is on the screen; kept under a name."""
