@@ -132,18 +132,19 @@ class Search:
     def _page(self, reading: Reading, query: Query, plan: Plan, layout: Layout) -> _Found:
         """Read one page. What follows it is counted in an index of its own, or read along where rows must be read."""
         limit, offset = query.limit, min(query.offset, _MOST)
+        if plan.counted_in == TABLE:
+            parameters = (*plan.where.parameters, limit + 1 + _COUNTED_SLOWLY, offset)
+            keys = [row[0] for row in reading.rows(plan.keys(reading.dialect), parameters)]
+            statement = (
+                f"SELECT {layout.columns} FROM study WHERE study.sort_key IN ({{}}) ORDER BY study.sort_key DESC"  # noqa: S608
+            )
+            return _found(reading.by_ids(statement, keys[:limit]), query, len(keys) - limit, _COUNTED_SLOWLY)
         rows = self._rows(reading, plan, layout, limit + 1 + (0 if plan.counted_in else _COUNTED_SLOWLY), offset)
-        if len(rows) <= limit:
-            return _Found(rows, total=offset + len(rows) if rows or not offset else None)
-        if plan.counted_in:
-            counted = _COUNTED if plan.counted_in != TABLE else _COUNTED_SLOWLY
-            parameters = (*plan.where.parameters, counted + 1, offset + limit)
-            ((remaining,),) = reading.rows(plan.count(reading.dialect), parameters)
-        else:
-            counted, remaining = _COUNTED_SLOWLY, len(rows) - limit
-        if remaining > counted:
-            return _Found(rows[:limit], counted, more_remain=True)
-        return _Found(rows[:limit], remaining, total=offset + limit + remaining)
+        if len(rows) <= limit or not plan.counted_in:
+            return _found(rows[:limit], query, len(rows) - limit, _COUNTED_SLOWLY)
+        parameters = (*plan.where.parameters, _COUNTED + 1, offset + limit)
+        ((remaining,),) = reading.rows(plan.count(reading.dialect), parameters)
+        return _found(rows[:limit], query, remaining, _COUNTED)
 
     def _rows(self, reading: Reading, plan: Plan, layout: Layout, limit: int, offset: int) -> list[Row]:
         columns = "max(study.id)" if layout.level is Level.PATIENT else layout.columns
@@ -204,6 +205,14 @@ class _Found:
     remaining: int = 0
     more_remain: bool = False
     total: int | None = None
+
+
+def _found(rows: Sequence[Row], query: Query, remaining: int, counted: int) -> _Found:
+    """Return the rows of a page after which so many matches were counted, or more than `counted`."""
+    if remaining > counted:
+        return _Found(rows, counted, more_remain=True)
+    known = rows or remaining > 0 or not query.offset
+    return _Found(rows, max(remaining, 0), total=query.offset + len(rows) + max(remaining, 0) if known else None)
 
 
 def _needed_or_known(needed: Callable[[str], bool], level: Level, tag: str) -> bool:

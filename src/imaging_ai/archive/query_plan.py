@@ -64,6 +64,10 @@ class Plan:
         group = self.group if self.counted_in == self.source else self.group.partition(",")[0]
         return f"SELECT count(*) FROM ({self._select('1', self.counted_in, group, dialect)}) AS found"  # noqa: S608
 
+    def keys(self, dialect: Dialect) -> str:
+        """Return the statement for the matches' sort keys, from the text index alone."""
+        return self._select(f"{_TEXT}.rowid", self.counted_in, "", dialect)
+
     def _select(self, columns: str, source: str, group: str, dialect: Dialect) -> str:
         grouped = f" GROUP BY {group}" if group else ""
         return (
