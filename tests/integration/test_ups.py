@@ -60,7 +60,7 @@ def ledger(database: Database) -> Ledger:
 
 @pytest.fixture
 def work_items(database: Database, ledger: Ledger) -> WorkItems:
-    return WorkItems(database, ledger)
+    return WorkItems(database, ledger, AE_TITLE)
 
 
 def create(work_items: WorkItems, uid: str = "") -> str:
@@ -273,7 +273,7 @@ class House:
         self.database, self.ledger, self.folder = database, ledger, folder
         self.archive = Archive(database, FolderStore(folder / "objects", sync=False, min_free_bytes=0))
         self.catalog = Catalog([folder / "models"])
-        self.items = WorkItems(database, ledger)
+        self.items = WorkItems(database, ledger, AE_TITLE)
         self.runs = RequestedRuns(self.archive, ledger, self.catalog, AE_TITLE, {"PACS": "the pacs"})
         self.install("liver", '[accepts]\nModality = "CT"\n')
 

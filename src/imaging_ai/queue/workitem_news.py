@@ -20,7 +20,7 @@ from imaging_ai.queue.events import (
     record,
     state_report,
 )
-from imaging_ai.queue.workitem_elements import Elements, code, elements
+from imaging_ai.queue.workitem_elements import Elements, code, elements, said
 
 __all__ = [
     "SCHEME",
@@ -114,13 +114,12 @@ def progressed(connection: Connection, job_id: int) -> None:
     record(connection, row["job_uid"], EventType.PROGRESS_REPORT, _progress(row))
 
 
-def asked_to_stop(
-    connection: Connection, job_id: int, requesting_ae: str, given: Mapping[str, Any] | None = None
-) -> None:
+def asked_to_stop(connection: Connection, job_id: int, actor: str, given: Mapping[str, Any] | None = None) -> None:
     """Tell what became of the wish to stop a job: it is canceled, or its worker was asked."""
     row = _row(connection, job_id)
     if row["state"] == JobState.IN_PROGRESS:
-        record(connection, row["job_uid"], EventType.CANCEL_REQUESTED, cancel_requested(requesting_ae, given))
+        requesting = said(given or {}, "RequestingAE") or actor
+        record(connection, row["job_uid"], EventType.CANCEL_REQUESTED, cancel_requested(requesting, given))
     else:
         changed(connection, job_id)
 

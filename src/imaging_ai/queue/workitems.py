@@ -27,7 +27,7 @@ from imaging_ai.queue import workitem_rules as rules
 from imaging_ai.queue.events import EventType, assigned, cancel_requested, progress_report, record, state_report
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.queue.rows import jobs
-from imaging_ai.queue.subscriptions import has_subscribers
+from imaging_ai.queue.subscriptions import dispatch, has_subscribers
 from imaging_ai.queue.workitem_elements import Elements, elements, first, items, said, tag
 from imaging_ai.queue.workitem_runs import RunRequest, priority_of
 from imaging_ai.queue.workitem_views import WorkItem, find, work_items
@@ -64,18 +64,20 @@ class Who(msgspec.Struct, frozen=True):
 
 
 class WorkItems:
-    """The work items of a database."""
+    """The work items of a database. `ae_title` is the station of this server."""
 
     def __init__(
         self,
         database: Database,
         ledger: Ledger,
+        ae_title: str,
         *,
         clock: Callable[[], float] = time.time,
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self._database = database
         self._ledger = ledger
+        self._ae_title = ae_title
         self._clock = clock
         self._on_change = on_change
 
@@ -177,6 +179,7 @@ class WorkItems:
         requesting = said(given, "RequestingAE") or who.actor
         with self._database.write() as session:
             connection = session.connection()
+            dispatch(connection, self._ae_title)  # so that it is known who hears of the item
             item = find(connection, uid, lock=True)
             if item.state is JobState.CANCELED:
                 return ALREADY.format("CANCELED")
@@ -187,7 +190,10 @@ class WorkItems:
                 self._note(session, "workitem.cancel-request", uid, who)
                 return ""
             job_id = item.job.id
-        self._ledger.cancel(job_id, actor=requesting, origin=who.origin, reason=reason, given=given)
+        try:
+            self._ledger.cancel(job_id, actor=who.actor, origin=who.origin, reason=reason, given=given)
+        except WrongState as error:  # it has ended meanwhile
+            raise Conflict(error.message, ALREADY_COMPLETED) from None
         return ""
 
     def _cancel(self, connection: Connection, item: WorkItem, given: Mapping[str, Any], requesting: str) -> None:

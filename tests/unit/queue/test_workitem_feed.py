@@ -33,7 +33,7 @@ class House:
     def __init__(self, database: Database) -> None:
         self.database, self.clock = database, ledgers.Clock()
         self.ledger = Ledger(database, clock=self.clock)
-        self.items = WorkItems(database, self.ledger, clock=self.clock)
+        self.items = WorkItems(database, self.ledger, AE_TITLE, clock=self.clock)
         self.watch = Watch(database, AE_TITLE, clock=self.clock)
         self.feed = Feed(database, AE_TITLE, clock=self.clock, most=5)
 

@@ -68,7 +68,7 @@ class _Service:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.changed: Callable[[], None] = lambda: parts.doorbell.ring(WORKLIST)
-        self.items = WorkItems(parts.database, parts.ledger, on_change=self.changed)
+        self.items = WorkItems(parts.database, parts.ledger, parts.ae_title, on_change=self.changed)
         self.watch = Watch(parts.database, parts.ae_title, on_change=self.changed)
 
     def run_of(self, dataset: Elements) -> RunRequest | None:

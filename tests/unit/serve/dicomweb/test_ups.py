@@ -361,6 +361,12 @@ def test_a_request_to_cancel_that_nobody_would_hear_is_refused(worklist: Worklis
     assert worklist.state(uid) == "IN PROGRESS"
 
 
+def test_who_hears_through_a_filter_is_reached(worklist: Worklist) -> None:
+    worklist.send("POST", "/workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/READER?WorklistLabel=Readers")
+    uid, _ = in_state(worklist, "IN PROGRESS")
+    assert worklist.send("POST", f"/workitems/{uid}/cancelrequest").status_code == 202
+
+
 def test_a_request_to_cancel_what_is_completed_is_refused(worklist: Worklist) -> None:
     uid, _ = in_state(worklist, "COMPLETED")
     answer = worklist.send("POST", f"/workitems/{uid}/cancelrequest")
@@ -447,6 +453,7 @@ def test_a_request_to_cancel_a_job_that_runs_asks_its_worker_to_stop(worklist: W
     job = ledgers.claim(worklist.ledger)
     assert worklist.send("POST", f"/workitems/{job.job_uid}/cancelrequest").status_code == 202
     assert worklist.ledger.get(job.id).cancel_requested
+    assert worklist.audited(job.job_uid) == ["job.schedule", "job.cancel"]
     worklist.ledger.stopped(job.id, job.attempt)
     assert worklist.state(job.job_uid) == "CANCELED"
 
