@@ -33,7 +33,25 @@ def cli(context: click.Context, config_file: str | None) -> None:
     context.obj = config_file
 
 
-for _command in (serve, receive, web, work, describe, run, send, models, jobs, rules, config, db, doctor, viewer, demo, token):
+_COMMANDS = (
+    serve,
+    receive,
+    web,
+    work,
+    describe,
+    run,
+    send,
+    models,
+    jobs,
+    rules,
+    config,
+    db,
+    doctor,
+    viewer,
+    demo,
+    token,
+)
+for _command in _COMMANDS:
     cli.add_command(_command)
 
 

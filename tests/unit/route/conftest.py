@@ -36,7 +36,7 @@ def add_series(database: Database) -> SeriesMaker:
             study_id = connection.scalar(select(study.c.id).where(study.c.study_instance_uid == study_instance_uid))
             if study_id is None:
                 values = {"study_instance_uid": study_instance_uid, "created_at": 0.0, "updated_at": 0.0}
-                blanks = {c.name: "" for c in study.c if c.name not in values and c.name != "id"}
+                blanks = {c.name: "" for c in study.c if c.name not in values and not c.nullable and c.name != "id"}
                 study_id = connection.execute(insert(study).values(values | blanks)).inserted_primary_key[0]
             row = SeriesRow(
                 **{
