@@ -143,7 +143,9 @@ def _htj2k(data: bytes, image: Image) -> NDArray[Any]:
     return np.asarray(imagecodecs.htj2k_decode(data, planar=False))
 
 
-def _jpeg_xl(data: bytes, _image: Image) -> NDArray[Any]:
+def _jpeg_xl(data: bytes, image: Image) -> NDArray[Any]:
+    rows, columns = _jpeg_xl_size(data)
+    _check_size((rows, columns, image.samples), image)
     return np.asarray(imagecodecs.jpegxl_decode(data))
 
 
@@ -153,31 +155,60 @@ def _deflated_frame(data: bytes, image: Image) -> NDArray[Any]:
     return native_values(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, (bits + 7) // 8), image, 0)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return rows and columns of a JPEG or JPEG-LS codestream from its frame header (SOFn, SOF55)."""
+def _jpeg_size(data: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and components of a JPEG or JPEG-LS codestream from its frame header (SOFn, SOF55)."""
     position = 2
     while position + 9 <= len(data):
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if data[position] != 0xFF:
             break
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack_from(">HH", data, position + 5)
-            return rows, columns
+            rows, columns, components = struct.unpack_from(">HHB", data, position + 5)
+            return rows, columns, components
         position += 1 if marker == 0xFF else 2 + length
     raise ValueError("no frame header")
 
 
-def _jpeg_2000_size(data: bytes) -> tuple[int, int]:
-    """Return rows and columns of a JPEG 2000 codestream from its image and tile size (SIZ)."""
+def _jpeg_2000_size(data: bytes) -> tuple[int, int, int]:
+    """Return rows, columns and components of a JPEG 2000 codestream from its image and tile size (SIZ)."""
     start = data.find(b"\xff\x4f\xff\x51", 0, 1024)  # some wrap it in a JP2 file
-    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8) if start >= 0 else (0, 0, 0, 0)
-    return bottom - top, right - left
+    if start < 0:
+        raise ValueError("no codestream")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    (components,) = struct.unpack_from(">H", data, start + 40)
+    return bottom - top, right - left, components
 
 
-def _check_size(size: tuple[int, int], image: Image) -> None:
+def _jpeg_xl_size(data: bytes) -> tuple[int, int]:
+    """Return rows and columns of a JPEG XL codestream from its SizeHeader (ISO/IEC 18181-1 D.1)."""
+    start = data.find(b"\xff\x0a", 0, 1024)  # some wrap it in boxes
+    if start < 0:
+        raise ValueError("no codestream")
+    bits, at = int.from_bytes(data[start + 2 : start + 14], "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        value = bits >> at & ((1 << count) - 1)
+        at += count
+        return value
+
+    by_eight = take(1)
+
+    def side() -> int:
+        return (1 + take(5)) * 8 if by_eight else 1 + take((9, 13, 18, 30)[take(2)])
+
+    rows = side()
+    ratio = take(3)
+    if ratio == 0:
+        return rows, side()
+    across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+    return rows, rows * across // down
+
+
+def _check_size(size: tuple[int, int, int], image: Image) -> None:
     """Refuse a codestream that would decode to something else than the data set says, before it takes memory."""
-    if size != (image.rows, image.columns):
-        raise ValueError("the codestream has other rows and columns than the data set")
+    if size != (image.rows, image.columns, image.samples):
+        raise ValueError("the codestream has other rows, columns or components than the data set")
 
 
 #: Transfer syntax of encapsulated pixel data -> its decoder.

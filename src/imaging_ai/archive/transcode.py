@@ -42,7 +42,7 @@ from imaging_ai.archive.json_writer import looks_explicit
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.rewrite import Encoding, element_head, rewritten, swapped
 from imaging_ai.archive.transcode_header import LOSSY_JPEG, describe_loss, edits_of, encoded_elements, file_meta
-from imaging_ai.errors import NotAcceptable, NotDicom
+from imaging_ai.errors import InputError, NotAcceptable, NotDicom
 
 __all__ = ["NATIVE", "Source", "frame", "pixel_value", "refusal", "transcoded"]
 
@@ -51,6 +51,7 @@ NATIVE = frozenset({"", IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT
 
 _GIVEN = frozenset({EXPLICIT_LITTLE_ENDIAN, DEFLATED, *ENCODERS})
 _LONGEST_VALUE = 0xFFFFFFFE
+_LARGEST_FRAME = 1 << 28  # bytes of one that is decoded: several are at once
 _PIXEL_DATA = 0x7FE00010
 _OFFSET_TABLES = (0x7FE00001, 0x7FE00002, 0x7FE00003)
 _META_BYTES = 1 << 16
@@ -106,6 +107,8 @@ def _cannot_decode(layout: Layout, image: Image) -> str:
         return f"transfer syntax {layout.transfer_syntax_uid} cannot be decoded here"
     if layout.transfer_syntax_uid not in NATIVE and layout.frames.count == 0:
         return "no frame can be told from another"
+    if image.rows * image.columns * image.samples * image.bits_allocated > 8 * _LARGEST_FRAME:
+        return "decoded its frames are too large to be held"
     partial = image.photometric_interpretation.startswith("YBR_PARTIAL")
     return "the colours of YBR_PARTIAL cannot be decoded here" if partial else ""
 
@@ -194,7 +197,12 @@ def _frames_of(source: Source) -> Frames:
     layout = source.layout
     if layout.image is None:
         raise NotDicom(layout.unreadable)
-    return Frames(source.read, layout.frames, layout.image, Dataset, layout.error)
+    try:
+        return Frames(source.read, layout.frames, layout.image, Dataset, layout.error)
+    except NotDicom:
+        raise
+    except InputError as error:
+        raise NotAcceptable(error.message) from error
 
 
 def _decoded(frames: Frames, frame_number: int) -> NDArray[Any]:
