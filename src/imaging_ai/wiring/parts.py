@@ -1,0 +1,122 @@
+"""The parts that roles are built of, each made from the settings."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.blobs import BlobStore, open_store
+from imaging_ai.catalog import Catalog
+from imaging_ai.config import Settings
+from imaging_ai.db import migrate
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.route.rules import Rule, parse_rules
+from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.send.destinations import Destination, DicomDestination
+from imaging_ai.tokens import Tokens
+
+
+def make_database(settings: Settings) -> Database:
+    """Open the database of the settings."""
+    settings.data_path.mkdir(parents=True, exist_ok=True)
+    return Database(settings.database_url)
+
+
+def make_current_database(settings: Settings) -> Database:
+    """Open the database, and refuse one of another schema. A new SQLite file gets its tables here."""
+    database = make_database(settings)
+    if database.is_sqlite:
+        migrate.upgrade(database)
+    migrate.check_current(database)
+    return database
+
+
+def make_store(settings: Settings) -> BlobStore:
+    """Open the object storage of the settings."""
+    return open_store(
+        settings.storage_url,
+        sync=settings.dicom.ack == "synced",
+        min_free_bytes=settings.storage.min_free_mb << 20,
+    )
+
+
+def make_archive(settings: Settings, database: Database | None = None) -> Archive:
+    """Put the archive together."""
+    return Archive(
+        database or make_current_database(settings),
+        make_store(settings),
+        conflict=settings.storage.on_conflict,
+        silence=settings.routing.silence_seconds,
+    )
+
+
+def make_catalog(settings: Settings) -> Catalog:
+    """List the models in the folders of the settings."""
+    return Catalog(settings.model_folders)
+
+
+def make_destinations(settings: Settings) -> dict[str, Destination]:
+    """Read `[[destinations]]`, by name."""
+    destinations: dict[str, Destination] = {}
+    for number, table in enumerate(settings.destinations, 1):
+        where = f"{settings.source}: destinations[{number}]"
+        one = Destination.parse(table, where, calling_ae_title=settings.dicom.ae_title)
+        if one.name in destinations:
+            raise ConfigError(f"{where}: two destinations are called {one.name!r}; give each its own name")
+        destinations[one.name] = one
+    return destinations
+
+
+def _dicom_destinations(settings: Settings) -> dict[str, DicomDestination]:
+    return {name: one for name, one in make_destinations(settings).items() if isinstance(one, DicomDestination)}
+
+
+def make_rules(settings: Settings) -> tuple[Rule, ...]:
+    """Read `[[rules]]`, and hold the names in them against models and destinations."""
+    return parse_rules(
+        settings.rules,
+        settings.source or "settings",
+        models=make_catalog(settings).names(),
+        destinations=tuple(make_destinations(settings)),
+    )
+
+
+def make_tokens(settings: Settings) -> Tokens:
+    """Open the tokens."""
+    return Tokens(make_current_database(settings))
+
+
+def make_ledger(settings: Settings, database: Database | None = None, bell: Doorbell | None = None) -> Ledger:
+    """Open the ledger of jobs; with a doorbell, web processes hear at once of what becomes of a job."""
+    return Ledger(
+        database or make_current_database(settings),
+        max_attempts=settings.worker.max_attempts,
+        ae_title=settings.dicom.ae_title,
+        on_change=partial(bell.ring, WORKLIST) if bell else None,
+    )
+
+
+def make_deliveries(settings: Settings, database: Database | None = None) -> Deliveries:
+    """Open the ledger of deliveries."""
+    return Deliveries(database or make_current_database(settings))
+
+
+def make_doorbell(settings: Settings) -> Doorbell:
+    """Open the way to wake workers."""
+    return Doorbell(make_broker(settings.broker.url, settings.run_path))
+
+
+def find_destination(settings: Settings, name: str) -> Destination:
+    """Return the destination `name`, or the one written as AETITLE@HOST:PORT."""
+    known = make_destinations(settings)
+    if name in known:
+        return known[name]
+    title, at, address = name.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (at and colon and port.isdigit()):
+        raise NotFound(f"no destination {name!r}; known: {', '.join(known) or 'none'}; or give AETITLE@HOST:PORT")
+    table = {"name": title, "ae_title": title, "host": host, "port": int(port)}
+    return Destination.parse(table, name, calling_ae_title=settings.dicom.ae_title)
