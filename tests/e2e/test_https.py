@@ -66,6 +66,23 @@ def test_old_tls_is_refused(server: Server, certificate: tuple[Path, Path]) -> N
     assert curl(server, certificate, "/health/live", "--tls-max", "1.1")[0] == 0
 
 
+def test_a_refusal_of_a_large_body_is_heard_over_http_2(
+    server: Server, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    for _ in range(5):
+        posted = (
+            "--http2",
+            "-X",
+            "POST",
+            "--data-binary",
+            f"@{tmp_path / 'large'}",
+            "-H",
+            "Content-Type: application/dicom",
+        )
+        assert curl(server, certificate, "/dicom-web/studies", *posted)[:2] == (401, "2")
+
+
 def test_a_token_of_the_command_line_opens_what_its_role_may(server: Server, certificate: tuple[Path, Path]) -> None:
     def ask(secret: str, *arguments: str) -> int:
         return curl(server, certificate, "/dicom-web/studies", "-H", f"Authorization: Bearer {secret}", *arguments)[0]

@@ -12,9 +12,11 @@ from granian import Granian
 from granian.constants import Interfaces, SSLProtocols
 from granian.log import LogLevels
 from litestar import Litestar
+from litestar.types import ASGIApp
 
 from imaging_ai.errors import ConfigError
 from imaging_ai.process import die_with_parent
+from imaging_ai.serve.hearing import heard_out
 
 __all__ = ["serve_http"]
 
@@ -74,9 +76,9 @@ def serve_http(
     server.serve(target_loader=partial(_load, factory, os.getpid()), wrap_loader=False)
 
 
-def _load(factory: Callable[[], Litestar], parent: int) -> Litestar:
+def _load(factory: Callable[[], Litestar], parent: int) -> ASGIApp:
     die_with_parent(parent)
-    return factory()
+    return heard_out(factory())
 
 
 def _is_loopback(host: str) -> bool:
