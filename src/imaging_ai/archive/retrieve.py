@@ -34,7 +34,7 @@ __all__ = ["Listed", "Retriever", "WouldWait"]
 _log = logging.getLogger(__name__)
 
 _REMEMBERED_BYTES = 32 << 20
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 _COLUMNS = """
 SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset,

@@ -18,7 +18,7 @@ from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.auth import token_guard
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
-from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_unknown_parameters
+from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_malformed_host, refuse_unknown_parameters
 from imaging_ai.serve.health import Check, health_router
 from imaging_ai.serve.jobs import jobs_router
 from imaging_ai.serve.monitoring import metrics_handler
@@ -49,7 +49,8 @@ def make_app(
     for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
     clients see it, where a proxy changes it.
     """
-    guards: list[Guard] = [token_guard(tokens) if tokens else host_guard(frozenset(hosts))]
+    who = token_guard(tokens) if tokens else host_guard(frozenset(hosts))
+    guards: list[Guard] = [refuse_malformed_host, who]
     api = Router(
         "/api",
         route_handlers=[jobs_router(database, ledger), studies_router(database)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -10,7 +11,9 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import ClientException, ValidationException
 from litestar.handlers import BaseRouteHandler
 
-__all__ = ["LOOPBACK", "host_guard", "query_name", "refuse_unknown_parameters"]
+__all__ = ["LOOPBACK", "host_guard", "query_name", "refuse_malformed_host", "refuse_unknown_parameters"]
+
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{0,5}))?")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -29,12 +32,24 @@ def host_guard(hosts: Collection[str]) -> Callable[[Connection, BaseRouteHandler
     """
 
     async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
-        host = connection.headers.get("host", "")
-        name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
-        if name.lower() not in hosts:
+        if _host_name(connection).lower() not in hosts:
             raise _Misdirected("this server does not answer for the host that the request names")
 
     return guard
+
+
+async def refuse_malformed_host(connection: Connection, _handler: BaseRouteHandler) -> None:
+    """Refuse a request whose Host is none, or that has several: addresses in answers are made of it."""
+    _host_name(connection)
+
+
+def _host_name(connection: Connection) -> str:
+    """Return the host that a request names, without its port."""
+    named = connection.headers.getall("host", [])
+    match = _HOST.fullmatch(named[0]) if len(named) == 1 else None
+    if named and (match is None or int(match["port"] or 0) > 0xFFFF):
+        raise ClientException("the Host of the request is not one host with, perhaps, a port")
+    return match["name"] if match else ""
 
 
 def query_name(handler: BaseRouteHandler, name: str) -> str:

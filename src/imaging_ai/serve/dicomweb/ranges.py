@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from litestar.response import Stream
 
 from imaging_ai.errors import RangeNotSatisfiable
+from imaging_ai.serve.dicomweb.wire import stream
 
 __all__ = ["answer_range", "byte_range"]
 
@@ -56,4 +57,4 @@ def answer_range(asked: str, length: int, bytes_of: Bytes, media_type: str) -> S
     if wanted:
         headers["Content-Range"] = f"bytes {first}-{last}/{length}"
     pieces = bytes_of(first, last)
-    return Stream(pieces, media_type=media_type, headers=headers, status_code=206 if wanted else 200)
+    return stream(pieces, media_type, headers=headers, status=206 if wanted else 200)

@@ -34,7 +34,7 @@ from imaging_ai.serve.dicomweb.rendered_offers import (
 from imaging_ai.serve.dicomweb.rendered_place import Place, paths
 from imaging_ai.serve.dicomweb.rendered_work import Rendering
 from imaging_ai.serve.dicomweb.thumbnail import thumbnail_handlers
-from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified
+from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified, stream
 from imaging_ai.serve.problem import MEDIA_TYPE
 
 __all__ = ["Answering", "rendered_handlers"]
@@ -126,7 +126,7 @@ class Answering:
         pieces, length = self.rendering.document(source)
         # the type is a header of its own: the encoding of a text is what the text itself says
         headers |= {"ETag": etag, "Content-Length": str(length), "Vary": "Accept", "Content-Type": media_type}
-        return Stream(self.rendering.each(pieces), media_type=media_type, headers=headers)
+        return stream(self.rendering.each(pieces), media_type, headers=headers)
 
     def everything(self, stored: tuple[StoredInstance, ...], ranges: tuple[MediaType, ...]) -> Response[Any]:
         """Answer with everything of many instances that can be rendered as wanted."""

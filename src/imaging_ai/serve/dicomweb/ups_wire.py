@@ -11,6 +11,7 @@ from litestar import Request, Response
 
 from imaging_ai.errors import InputError, UnsupportedMediaType
 from imaging_ai.queue.workitem_elements import Elements, checked
+from imaging_ai.serve.dicomweb.body import Body
 from imaging_ai.serve.dicomweb.media import DICOM_JSON, DICOM_XML, JSON, MULTIPART_XML, MediaType, choose
 from imaging_ai.serve.dicomweb.multipart_in import PartBegins, PartEnds, Splitter
 from imaging_ai.serve.dicomweb.native import from_xml, to_xml
@@ -22,6 +23,7 @@ AnyRequest = Request[Any, Any, Any]
 
 #: Bytes that the data set of one work item may have.
 LARGEST_BODY = 4 << 20
+_IDLE_SECONDS = 30.0
 _TAKEN = f"{DICOM_JSON}, {DICOM_XML}, {MULTIPART_XML}"
 
 
@@ -31,9 +33,9 @@ async def read_body(request: AnyRequest, *, needed: bool = True) -> Elements:
     Raises
     ------
     InputError
-        If it is no data set, `UnsupportedMediaType` if it is of a kind that is not taken.
+        If it is no data set or does not come, `UnsupportedMediaType` if it is of a kind that is not taken.
     """
-    body = await request.body()
+    body = await _whole_body(request)
     if not body.strip():
         if needed:
             raise InputError("the request has no body; it needs the data set of a work item")
@@ -46,6 +48,17 @@ async def read_body(request: AnyRequest, *, needed: bool = True) -> Elements:
     if kind.essence in (DICOM_XML, "application/xml", "text/xml"):
         return checked(from_xml(body))
     raise UnsupportedMediaType(f"the body is of a kind that is not taken here; taken are {_TAKEN}")
+
+
+async def _whole_body(request: AnyRequest) -> bytes:
+    pieces: list[bytes] = []
+    body = Body(request, idle_seconds=_IDLE_SECONDS, most_bytes=LARGEST_BODY)
+    try:
+        await body.pour(pieces.append)
+    except InputError:
+        await body.drain()
+        raise
+    return b"".join(pieces)
 
 
 def respond_with(

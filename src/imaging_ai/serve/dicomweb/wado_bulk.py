@@ -26,12 +26,12 @@ from imaging_ai.serve.dicomweb.media import OCTET_STREAM, AnyRequest, MediaType,
 from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_frames import chosen_form, content_type, frame_reader
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms, media_type_of, value_forms
-from imaging_ai.serve.dicomweb.wire import Part, base_url, begun, multipart
+from imaging_ai.serve.dicomweb.wire import Part, base_url, begun, multipart, stream
 
 __all__ = ["answer_bulk", "answer_value"]
 
 _log = logging.getLogger(__name__)
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 _VIDEO = "1.2.840.10008.1.2.4.10"
 
 
@@ -105,7 +105,7 @@ def answer_value(retriever: Retriever, request: AnyRequest, listed: Listed, path
         first = _first(parts)
         if next(parts, None) is not None:
             raise NotAcceptable("several frames come only as multipart/related")
-        return Stream(iter(first.body), media_type=first.content_type, headers=dict(first.headers))
+        return stream(iter(first.body), first.content_type, headers=first.headers)
     return answer_range(asked, found.length, value.bytes_of, value.form.media_type)
 
 

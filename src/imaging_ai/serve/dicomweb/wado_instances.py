@@ -21,12 +21,12 @@ from imaging_ai.errors import InputError, NotAcceptable, NotFound, StorageUnavai
 from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, MediaType, accepted
 from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
-from imaging_ai.serve.dicomweb.wire import Part, begun, multipart, warning
+from imaging_ai.serve.dicomweb.wire import Part, begun, multipart, stream, warning
 
 __all__ = ["answer_instances"]
 
 _log = logging.getLogger(__name__)
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 #: Video: what is stored is all there is (8.7.3.3: only in lossy compressed form).
 _VIDEO = "1.2.840.10008.1.2.4.10"
@@ -139,7 +139,7 @@ def _alone(retriever: Retriever, one: _Given, asked: str) -> Stream:
         raise
     except InputError as error:
         raise NotAcceptable(f"not in this transfer syntax: {error.message}") from error
-    return Stream(pieces, media_type=media_type)
+    return stream(pieces, media_type)
 
 
 def _content_type(transfer_syntax_uid: str) -> str:

@@ -20,7 +20,16 @@ from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.serve.dicomweb.media import DICOM_JSON, DICOM_XML, JSON, MULTIPART_XML, AnyRequest, choose
 from imaging_ai.serve.dicomweb.native import to_xml
-from imaging_ai.serve.dicomweb.wire import Part, base_url, etag_of, multipart, not_modified, takes, takes_gzip
+from imaging_ai.serve.dicomweb.wire import (
+    Part,
+    base_url,
+    etag_of,
+    multipart,
+    not_modified,
+    stream,
+    takes,
+    takes_gzip,
+)
 
 __all__ = ["MetadataAnswers"]
 
@@ -57,7 +66,7 @@ class MetadataAnswers:
         coding = headers.get("Content-Encoding", "")
         if streamed:
             pieces = self._json(listed, base)
-            return Stream(_gzipped(pieces) if coding else pieces, media_type=media_type, headers=headers)
+            return stream(_gzipped(pieces) if coding else pieces, media_type, headers=headers)
         return Response(self._body(listed, base, etag, coding), media_type=media_type, headers=headers)
 
     def _body(self, listed: Sequence[Listed], base: str, etag: str, coding: str) -> bytes:

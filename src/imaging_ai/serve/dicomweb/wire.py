@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
 from litestar import Request, Response
+from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
 from imaging_ai.errors import BadParameterError
@@ -27,6 +29,7 @@ __all__ = [
     "etag_of",
     "multipart",
     "not_modified",
+    "stream",
     "takes",
     "takes_gzip",
     "uid",
@@ -139,12 +142,46 @@ def multipart(
     """
     boundary = secrets.token_hex(16)
     pieces = _pieces(parts, boundary) if isinstance(parts, Iterator) else _async_pieces(parts, boundary)
-    return Stream(
-        pieces,
-        status_code=status,
-        media_type=f'multipart/related; type="{of_type}"; boundary="{boundary}"',
-        headers=dict(headers or {}),
-    )
+    media_type = f'multipart/related; type="{of_type}"; boundary="{boundary}"'
+    return stream(pieces, media_type, status=status, headers=headers)
+
+
+def stream(
+    pieces: Iterator[bytes] | AsyncIterator[bytes],
+    media_type: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Stream:
+    """Answer with pieces as they come. What they are made of is let go when the client has gone, and not some day."""
+    if isinstance(pieces, Iterator):
+        each = _Each(pieces)
+        over = BackgroundTask(each.close)
+        return Stream(each, media_type=media_type, status_code=status, headers=dict(headers or {}), background=over)
+    each_async = _each_async(pieces)
+    over = BackgroundTask(each_async.aclose)
+    return Stream(each_async, media_type=media_type, status_code=status, headers=dict(headers or {}), background=over)
+
+
+class _Each(Iterator[bytes]):
+    """Pieces that can be let go while a thread may still be waiting for the next one."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._lock = threading.Lock()
+
+    def __next__(self) -> bytes:
+        with self._lock:
+            return next(self._pieces)
+
+    def close(self) -> None:
+        with self._lock:
+            self._pieces = iter(())
+
+
+async def _each_async(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    async for piece in pieces:
+        yield piece
 
 
 def begun(pieces: Iterator[bytes], ahead: int = _AHEAD) -> Iterator[bytes]:
