@@ -31,6 +31,7 @@ from imaging_ai.serve.dicomweb.deletion import deletion_handlers
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.wado import wado_handlers
 from imaging_ai.serve.problem import respond
+from imaging_ai.serve.unbroken import unbroken
 
 ELE = "1.2.840.10008.1.2.1"
 DICOM = 'multipart/related; type="application/dicom"'
@@ -129,6 +130,7 @@ def shelf(folder: Path, url: str = "", **options: Any) -> Iterator[Shelf]:
     app = Litestar(
         [Router("/dicom-web", route_handlers=[*wado_handlers(parts), *deletion_handlers(parts)])],
         state=State({"public_url": ""}),
+        middleware=[unbroken],
         exception_handlers={Exception: respond},
         openapi_config=None,
     )

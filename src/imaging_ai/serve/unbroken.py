@@ -7,11 +7,15 @@ and the body is left without its end, so that the server closes the connection a
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+from litestar import Request
 from litestar.enums import ScopeType
+from litestar.exceptions import LitestarException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from imaging_ai.errors import ImagingAiError
+from imaging_ai.serve.problem import respond
 
 __all__ = ["unbroken"]
 
@@ -28,10 +32,14 @@ def unbroken(app: ASGIApp) -> ASGIApp:
         begun = _Begun(send)
         try:
             await app(scope, receive, begun.send)
-        except Exception as raised:  # noqa: BLE001 - the edge of the body: whatever it is, an answer cannot be begun twice
+        except Exception as raised:  # the edge of the body: whatever it is, an answer cannot be begun twice
             error = _cause(raised)
+            if begun.held is None and not begun.sent:
+                raise
             if not begun.sent:
-                raise error from error.__cause__
+                request: Request[Any, Any, Any] = Request(scope, receive, send)
+                await respond(request, error).to_asgi_response(None, request)(scope, receive, send)
+                return
             known = isinstance(error, ImagingAiError)
             where = scope["raw_path"].decode("latin-1")[:300]
             _log.error("the answer to %s broke off: %s", where, error, exc_info=None if known else error)
@@ -44,22 +52,26 @@ class _Begun:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._held: Message | None = None
+        self.held: Message | None = None  # the status, while there is nothing of the body
         self.sent = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._held = message
+            self.held = message
             return
-        if self._held is not None:
-            held, self._held = self._held, None
+        if self.held is not None:
+            held, self.held = self.held, None
             self.sent = True
             await self._send(held)
         await self._send(message)
 
 
 def _cause(error: Exception) -> Exception:
-    """Return what a group of tasks has raised, if it is one thing."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    """Return what was raised at first: litestar puts it into a group of tasks, and that into an error of its own."""
+    while True:
+        if isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        elif type(error) is LitestarException and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        else:
+            return error

@@ -172,7 +172,10 @@ class _Each(Iterator[bytes]):
 
     def __next__(self) -> bytes:
         with self._lock:
-            return next(self._pieces)
+            try:
+                return next(self._pieces)
+            except ValueError as error:  # litestar takes one for the end of the pieces
+                raise RuntimeError("the pieces of an answer could not be made") from error
 
     def close(self) -> None:
         with self._lock:
