@@ -22,7 +22,7 @@ def heard_out(app: ASGIApp, *, most_bytes: int = 64 << 20, seconds: float = 10.0
     """Wrap an application so that it hears requests out before it refuses them."""
 
     async def hearing(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY or _asks_first(scope):
             await app(scope, receive, send)
             return
         ended = False
@@ -47,3 +47,8 @@ def heard_out(app: ASGIApp, *, most_bytes: int = 64 << 20, seconds: float = 10.0
         await app(scope, received, answered)
 
     return hearing
+
+
+def _asks_first(scope: Any) -> bool:
+    """Say whether the client waits for a word before its body (Expect: 100-continue): reading would be the word."""
+    return any(name == b"expect" for name, _ in scope.get("headers", ()))

@@ -13,7 +13,13 @@ Message = dict[str, Any]
 
 
 def ask(
-    messages: list[Message], status: int, *, method: str = "POST", most_bytes: int = 100, reads: bool = False
+    messages: list[Message],
+    status: int,
+    *,
+    method: str = "POST",
+    most_bytes: int = 100,
+    reads: bool = False,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
 ) -> tuple[int, list[Message]]:
     """Let an application answer `status`; return how many messages were read by then, and what was sent."""
     read, sent = 0, list[Message]()
@@ -36,7 +42,7 @@ def ask(
         await send({"type": "http.response.body", "body": b""})
 
     wrapped: Any = heard_out(app, most_bytes=most_bytes, seconds=0.2)  # type: ignore[arg-type]
-    asyncio.run(wrapped({"type": "http", "method": method}, receive, send))
+    asyncio.run(wrapped({"type": "http", "method": method, "headers": headers}, receive, send))
     return sent[0]["read"], sent
 
 
@@ -59,6 +65,10 @@ def test_a_body_that_was_read_is_not_waited_for_again() -> None:
 @pytest.mark.parametrize(("status", "method"), [(200, "POST"), (404, "GET")])
 def test_success_and_requests_without_a_body_are_answered_at_once(status: int, method: str) -> None:
     assert ask(body(10, 10), status, method=method)[0] == 0
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_without_its_body() -> None:
+    assert ask(body(10, 10), 413, headers=((b"expect", b"100-continue"),))[0] == 0
 
 
 def test_a_body_beyond_the_bound_is_answered_before_its_end() -> None:
