@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -98,3 +99,17 @@ def test_a_token_of_the_command_line_opens_what_its_role_may(server: Server, cer
     listed = json.loads(server.cli("token", "list", "--json").stdout)
     assert [(one["name"], bool(one["revoked"])) for one in listed] == [("reader", True), ("watcher", False)]
     assert reader not in json.dumps(listed)
+
+
+def test_a_read_just_before_the_end_of_the_server_is_in_the_audit(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.start("web")
+        wait_until(lambda: _listens(server), 60, what="the web server")
+        assert server.get("/dicom-web/studies").status_code == 200
+        server.stop()
+        assert len(server.rows("SELECT * FROM audit_event WHERE action = 'search-studies'")) == 1
+
+
+def _listens(server: Server) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.http_port)) == 0

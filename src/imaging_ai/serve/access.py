@@ -1,12 +1,11 @@
 """Who read what: audit events of reads, gathered for a moment so that a series of 500 frames is one event.
 
 Every read of patient data leaves an event (design promise 9). Equal ones (who, from where, what was done, to which
-object) within a few seconds are counted in one row; the rest of a process that is killed is lost with it.
+object) within a few seconds are counted in one row; those seconds of a process that is killed are lost with it.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import threading
 import time
@@ -17,12 +16,10 @@ from litestar import Request
 
 from imaging_ai.audit import record
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import UnavailableError
 
 __all__ = ["AccessLog", "actor", "origin"]
 
 _log = logging.getLogger(__name__)
-_MOST_WAITING = 10_000
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -46,22 +43,18 @@ class AccessLog:
         self._lock = threading.Lock()
         self._waiting: Counter[tuple[str, str, str, str, str]] = Counter()
         self._thread: threading.Thread | None = None
-        atexit.register(self.flush)
 
     def note(self, request: AnyRequest, action: str, object_type: str, object_uid: str = "", count: int = 1) -> None:
         """Note that the sender of a request read an object: `action` is a short word such as "read-instances"."""
         key = (action, object_type, object_uid, actor(request), origin(request))
         with self._lock:
             self._waiting[key] += count
-            full = len(self._waiting) >= _MOST_WAITING
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
                 self._thread.start()
-        if full:
-            self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Without an answer of the database it goes on waiting."""
+        """Write what waits; also at the end of the process. What cannot be written goes on waiting."""
         with self._lock:
             waiting, self._waiting = self._waiting, Counter()
         if not waiting:
@@ -79,8 +72,8 @@ class AccessLog:
                         origin=where,
                         detail=detail,
                     )
-        except UnavailableError as error:
-            _log.warning("audit events of reads wait: %s", error.message)
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: whatever it is, no event may be lost
+            _log.warning("audit events of reads wait: %s", type(error).__name__)
             with self._lock:
                 self._waiting.update(waiting)
 

@@ -81,8 +81,8 @@ def make_app(
 
 
 def _closed(dicomweb: Parts | None) -> list[Callable[[], None]]:
-    """What ends with the process: of what was stored here, recovery finds nothing to do then."""
-    return [dicomweb.archive.close] if dicomweb else []
+    """What ends with the process: reads are in the audit then, and recovery has nothing to do for what was stored."""
+    return [dicomweb.accesses.flush, dicomweb.archive.close] if dicomweb else []
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:
