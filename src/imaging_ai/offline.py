@@ -11,14 +11,14 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from imaging_ai.analysis import analyse
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.finding import Finding
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.job import Stage
 from imaging_ai.encode import EncodedObject
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.bundle import LoadedModel
-from imaging_ai.pipeline import analyse
+from imaging_ai.infer.model import LoadedModel
 
 __all__ = ["Written", "run_folder"]
 

@@ -1,124 +1,38 @@
 """The whole flow of one job: read the series, run the model, encode what it found, check it, register it.
 
-Two callers share it: a worker's runner (`Pipeline.run`, with the ledger) and `imaging-ai run` (`analyse`, a folder in,
-objects out). A job's outputs appear all at once: files first, then one commit that registers the results, completes the
-job and schedules the deliveries (design promise 3). That commit is refused when the job is no longer this attempt's.
+What needs no ledger is in `analysis.py`. A job's outputs appear all at once: files first, then one commit that
+registers the results, completes the job and schedules the deliveries (design promise 3). That commit is refused when
+the job is no longer this attempt's.
 """
 
 from __future__ import annotations
 
 import logging
-import platform
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 
 import msgspec
 from sqlmodel import Session
 
+from imaging_ai.analysis import Analysis, Report, analyse
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.finding import Finding
 from imaging_ai.core.instance import InstanceHeader, StoredInstance
 from imaging_ai.core.job import Job, Stage
-from imaging_ai.core.volume import Volume
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import FindingRow
-from imaging_ai.encode import EncodedObject, Predecessor, check, encode_results
+from imaging_ai.encode import Predecessor
 from imaging_ai.errors import ImagingAiError, NotFound
-from imaging_ai.explain.pictures import key_slices
-from imaging_ai.infer.bundle import LoadedModel
 from imaging_ai.infer.registry import Registry
-from imaging_ai.infer.segment import find, probability_map
-from imaging_ai.infer.volume import read_volume
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
 
-__all__ = ["Analysis", "Pipeline", "Report", "analyse"]
+__all__ = ["Pipeline"]
 
 logger = logging.getLogger(__name__)
 
-#: Told the percentage that is done, and the stage.
-Report = Callable[[int, Stage], None]
-
-#: Packages whose version may change an answer, kept with each job (design promise 10).
-_PACKAGES = ("imaging-ai", "torch", "monai", "numpy", "scipy", "pydicom", "highdicom")
-
 _Staged = tuple[str, BlobRef, InstanceHeader]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Analysis:
-    """What a model made of a series: the findings, the objects that say so, and how it came about."""
-
-    findings: tuple[Finding, ...]
-    objects: tuple[EncodedObject, ...]
-    provenance: dict[str, object]
-
-
-def analyse(
-    series: Mapping[str, Iterable[bytes]],
-    model: LoadedModel,
-    report: Report,
-    *,
-    job_uid: str,
-    created_at: float,
-    supersedes: Sequence[Predecessor] = (),
-    reject_superseded: bool = False,
-) -> Analysis:
-    """Run `model` on the files of one series, or of one series for each of its inputs.
-
-    Raises
-    ------
-    SeriesRefused, ModelFailed, ModelOutOfMemory
-        If there is no result to be had.
-    ResultInvalid
-        If the objects that were made must not leave.
-    """
-    clock = _Clock()
-    report(0, Stage.READ)
-    volumes = {name: read_volume(files) for name, files in series.items()}
-    first, *others = volumes.values()
-    clock.lap("read")
-
-    report(10, Stage.INFER)
-    wanted = model.entry.outputs
-    answer = model.answer(
-        volumes if model.entry.inputs else first,
-        lambda part: report(10 + int(70 * part), Stage.INFER),
-        probability="PM" in wanted.kinds,
-    )
-    findings = find(answer.labels, first, model.entry, job_uid)
-    heat = probability_map(answer.probability, model.entry) if answer.probability is not None else None
-    clock.lap("infer")
-
-    heading = f"{model.entry.algorithm.name} {model.entry.version}"
-    pictures = key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else ()
-    clock.lap("explain")
-
-    report(80, Stage.ENCODE)
-    objects = encode_results(
-        first,
-        findings,
-        model.entry.algorithm,
-        job_uid=job_uid,
-        created_at=created_at,
-        kinds={*wanted.kinds, "KO"} if reject_superseded else wanted.kinds,
-        lines=wanted.lines,
-        maps=[heat] if heat else [],
-        pictures=pictures,
-        supersedes=supersedes,
-        further_sources=others,
-    )
-    clock.lap("encode")
-
-    report(90, Stage.VALIDATE)
-    for one in objects:
-        check(one, first)
-    clock.lap("validate")
-    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds))
 
 
 class Pipeline:
@@ -221,36 +135,3 @@ class Pipeline:
                     measurements=msgspec.json.encode(finding.measurements).decode(),
                 )
             )
-
-
-class _Clock:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = round(now - self._last, 3)
-        self._last = now
-
-
-def _provenance(model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapping[str, float]) -> dict[str, object]:
-    """What a later reader needs to explain the result and to repeat it."""
-    entry = model.entry
-    return {
-        "model": {
-            "name": entry.name,
-            "version": entry.version,
-            "digest": entry.digest,
-            "device_uid": entry.algorithm.device_uid,
-            "parameters": dict(entry.algorithm.parameters),
-        },
-        "notes": [*model.notes, *(note for volume in volumes.values() for note in volume.notes)],
-        "device": str(model.device),
-        "host": platform.machine(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "seconds": dict(seconds),
-    }

@@ -13,7 +13,8 @@ from pydicom import Dataset
 from imaging_ai.catalog import read_model
 from imaging_ai.core.job import Stage
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.bundle import LoadedModel, load_bundle
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.model import LoadedModel
 from imaging_ai.offline import Written, _choose, _read, run_folder
 from phantoms import ball, series, threshold_bundle, write
 

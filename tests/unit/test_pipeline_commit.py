@@ -12,6 +12,7 @@ import pytest
 from sqlmodel import Session
 
 import phantoms
+from imaging_ai.analysis import Analysis
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.folder import FolderStore
 from imaging_ai.core.job import JobState
@@ -19,7 +20,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.encode import EncodedObject
 from imaging_ai.errors import DatabaseUnavailable, WrongState
 from imaging_ai.infer.registry import Registry
-from imaging_ai.pipeline import Analysis, Pipeline
+from imaging_ai.pipeline import Pipeline
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
 from ledgers import claim, open_database, schedule, sqlite_url

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import phantoms
+from imaging_ai.analysis import analyse
 from imaging_ai.catalog import ModelEntry, read_model
 from imaging_ai.core.volume import Volume
 from imaging_ai.demo_phantom import BODY, LESION, DemoStudy, uptake, write_demo_study
-from imaging_ai.infer.bundle import LoadedModel, load_bundle
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.segment import find
 from imaging_ai.infer.volume import read_volume
-from imaging_ai.pipeline import analyse
 from rtstruct import dice
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

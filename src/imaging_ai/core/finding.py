@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Algorithm",
+    "ClassDescription",
     "Code",
+    "Evaluation",
     "Finding",
     "Measurement",
     "ParametricMap",
@@ -93,6 +95,36 @@ class Finding:
     def found(self) -> bool:
         """Whether anything was found."""
         return bool(self.mask.any())
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDescription:
+    """One thing that a classifier can say (TID 1501): the coded finding, and from which probability on it is there."""
+
+    label: str
+    finding: Code
+    threshold: float = 0.5
+    finding_site: Code | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a classifier says of a series, or of single instances: a finding without a region (TID 1501).
+
+    `probability` is calibrated, from 0 to 1. `instances` are the SOP Instance UIDs that it is about; empty for the
+    whole series (or study).
+    """
+
+    description: ClassDescription
+    probability: float
+    tracking_identifier: str
+    tracking_uid: str
+    instances: tuple[str, ...] = ()
+
+    @property
+    def present(self) -> bool:
+        """Whether the probability reaches the threshold."""
+        return self.probability >= self.description.threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,8 @@ import torch
 
 from imaging_ai.catalog import Catalog, ModelEntry, bundle_digest
 from imaging_ai.errors import BundleInvalid
-from imaging_ai.infer.bundle import LoadedModel, load_bundle
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.model import LoadedModel
 
 __all__ = ["Registry"]
 

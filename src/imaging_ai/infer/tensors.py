@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 
-__all__ = ["Prediction", "image_tensor", "labels_on", "plane_tensor", "probability_on", "resampled_onto"]
+__all__ = ["Prediction", "image_tensor", "labels_on", "plane_tensor", "probability_on", "resampled_onto", "values_on"]
 
 Prediction = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
 
@@ -99,6 +99,11 @@ def probability_on(prediction: torch.Tensor, source: MetaTensor) -> NDArray[np.f
             "lacks Activationsd, without which there is no PM"
         )
     return np.asarray(np.clip(array, 0, 1, out=array), dtype=np.float32)
+
+
+def values_on(values: torch.Tensor, source: MetaTensor) -> NDArray[np.float32]:
+    """Interpolate numbers ``[channel, x, y, z]`` on the grid of `source`, ``[channel, slice, row, column]``."""
+    return np.asarray(_on_grid(values, source, "bilinear"), dtype=np.float32)
 
 
 def _on_grid(prediction: torch.Tensor, source: MetaTensor, mode: str) -> NDArray[Any]:

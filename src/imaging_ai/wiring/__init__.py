@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
     from imaging_ai.doctor import Finding
-    from imaging_ai.infer.bundle import LoadedModel
+    from imaging_ai.infer.model import LoadedModel
     from imaging_ai.infer.registry import Registry
     from imaging_ai.pipeline import Pipeline
     from imaging_ai.receive.policy import IPNetwork

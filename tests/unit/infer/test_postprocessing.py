@@ -19,7 +19,8 @@ import phantoms
 from imaging_ai.catalog import ModelEntry, read_model
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
-from imaging_ai.infer.bundle import Answer, load_bundle
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.model import Answer
 from imaging_ai.infer.postprocessing import Postprocessing
 from imaging_ai.infer.segment import probability_map
 from imaging_ai.infer.tensors import image_tensor

@@ -12,8 +12,8 @@ import pytest
 import phantoms
 from imaging_ai.catalog import Catalog
 from imaging_ai.errors import BundleInvalid, ConfigError, NotFound
-from imaging_ai.infer.bundle import LoadedModel
 from imaging_ai.infer.device import choose_device
+from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.registry import Registry
 
 

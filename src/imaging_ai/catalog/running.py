@@ -1,0 +1,24 @@
+"""`[run]`: how a model is run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from imaging_ai.catalog.table import Table
+
+__all__ = ["RunOptions"]
+
+
+class RunOptions(Table, frozen=True):
+    """How a model is run."""
+
+    queue: Literal["inference-cpu", "inference-gpu"] = "inference-cpu"
+    time_limit: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    window_batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    labels_first: bool = False
+    config: str = ""
+    weights: str = ""
