@@ -17,6 +17,7 @@ __all__ = [
     "AuditEventRow",
     "DeletedInstanceRow",
     "DeliveryRow",
+    "EvaluationRow",
     "FindingRow",
     "InstanceDocumentRow",
     "InstanceRow",
@@ -153,7 +154,7 @@ class InstanceDocumentRow(SQLModel, table=True):
         sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False)
     )
     series_id: int = Field(foreign_key="series.id", index=True)
-    metadata_json: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # zlib
+    metadata_json: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.document
     frames: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.frames
     bulk: bytes = Field(sa_column=Column(LargeBinary(), nullable=False))  # see archive.document
     error: str = ""  # why it could not be described; then metadata_json is what the index row gives
@@ -270,6 +271,24 @@ class FindingRow(SQLModel, table=True):
     type_meaning: str = ""
     found: bool = False
     measurements: str = Field(default="[]", sa_column=Column(Text(), nullable=False))  # JSON
+
+
+class EvaluationRow(SQLModel, table=True):
+    """What a classifier said of a class, of one instance or (`sop_instance_uid` is "") of the whole series."""
+
+    __tablename__ = "evaluation"
+    id: int | None = _key()
+    job_id: int = Field(foreign_key="job.id", index=True)
+    tracking_identifier: str = ""
+    tracking_uid: str = Field(max_length=64, index=True)
+    label: str = ""
+    finding_code: str = ""
+    finding_scheme: str = ""
+    finding_meaning: str = ""
+    sop_instance_uid: str = Field(default="", max_length=64, index=True)
+    probability: float = 0.0
+    threshold: float = 0.5
+    present: bool = False
 
 
 class DeliveryRow(SQLModel, table=True):
