@@ -47,6 +47,7 @@ def analyse(
     created_at: float,
     supersedes: Sequence[Predecessor] = (),
     reject_superseded: bool = False,
+    remark: str = "",
 ) -> Analysis:
     """Run `model` on the files of one series, or of one series for each of its inputs.
 
@@ -91,6 +92,7 @@ def analyse(
         pictures=pictures,
         supersedes=supersedes,
         further_sources=others,
+        remark=remark,
     )
     clock.lap("encode")
 

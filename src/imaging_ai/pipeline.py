@@ -13,20 +13,22 @@ from collections.abc import Sequence
 import msgspec
 from sqlmodel import Session
 
+from imaging_ai.agreement import Agreement, compare
 from imaging_ai.analysis import Analysis, Report, analyse
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.finding import Finding
 from imaging_ai.core.instance import InstanceHeader, StoredInstance
-from imaging_ai.core.job import Job, Stage
+from imaging_ai.core.job import Job, JobState, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import FindingRow
 from imaging_ai.encode import Predecessor
-from imaging_ai.errors import ImagingAiError, NotFound
+from imaging_ai.errors import ImagingAiError, NotFound, WrongState
 from imaging_ai.infer.registry import Registry
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.shadow import Shadows
 
 __all__ = ["Pipeline"]
 
@@ -46,25 +48,46 @@ class Pipeline:
         self._ledger = ledger
         self._deliveries = deliveries
         self._models = models
+        self._shadows = Shadows(archive, ledger)
 
     def run(self, job_id: int, attempt: int, report: Report) -> None:
         """Run one attempt of a job to the commit that completes it; raise when it ends without results."""
         job = self._ledger.get(job_id)
+        analysis = self._analyse(job, report)
+        report(95, Stage.REGISTER)
+        self._register(job, attempt, analysis)
+        self._shadows.note(job, [one.data for one in analysis.objects])
+
+    def repeat(self, job_id: int, report: Report) -> Agreement:
+        """Run a completed job again with the bundle that it is pinned to, and say whether it answers the same.
+
+        Raises
+        ------
+        WrongState
+            If the job has not completed.
+        NotFound, BundleInvalid
+            If its instances are gone, or no version of the model has the digest.
+        """
+        job = self._ledger.get(job_id)
+        if job.state is not JobState.COMPLETED:
+            raise WrongState(f"job {job_id} is {job.state}: only a completed one can be compared with itself")
+        kept = [bytes(self._archive.read(one)) for one in self._archive.results(job_id)]
+        return compare(kept, [one.data for one in self._analyse(job, report).objects])
+
+    def _analyse(self, job: Job, report: Report) -> Analysis:
         report(0, Stage.READ)
         series = {name: [self._archive.read(one) for one in found] for name, found in self._inputs(job).items()}
         report(5, Stage.INFER)
-        model = self._models.get(job.model, job.model_digest)
-        analysis = analyse(
+        return analyse(
             series,
-            model,
+            self._models.get(job.model, job.model_digest),
             report,
             job_uid=job.job_uid,
             created_at=job.created_at,
             supersedes=self._predecessors(job),
             reject_superseded=bool(job.parameters.get("reject_superseded")),
+            remark="shadow" if job.shadow_of else "",
         )
-        report(95, Stage.REGISTER)
-        self._register(job, attempt, analysis)
 
     def _inputs(self, job: Job) -> dict[str, list[StoredInstance]]:
         """Find the instances that the job was made for, by input name ("image" when there is one series)."""

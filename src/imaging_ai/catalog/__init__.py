@@ -5,6 +5,7 @@ torch nor MONAI, so that the router and the front doors know the models without 
 Codes are those of PS3.16 (CID 7150 property category, CID 7151 property type, CID 7162 algorithm family).
 """
 
+from imaging_ai.catalog.classes import Classifier
 from imaging_ai.catalog.digest import bundle_digest
 from imaging_ai.catalog.entry import ModelEntry, read_model
 from imaging_ai.catalog.installed import Catalog
@@ -13,4 +14,4 @@ from imaging_ai.catalog.outputs import Outputs
 from imaging_ai.catalog.running import RunOptions
 from imaging_ai.catalog.segments import Measurements
 
-__all__ = ["Catalog", "Limits", "Measurements", "ModelEntry", "Outputs", "RunOptions", "bundle_digest", "read_model"]
+__all__ = ["Catalog", "Classifier", "Limits", "Measurements", "ModelEntry", "Outputs", "RunOptions", "bundle_digest", "read_model"]

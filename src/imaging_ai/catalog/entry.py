@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from imaging_ai.catalog.classes import Class, Classifier, Classify, classes_from, classifier_of, remarks_on
 from imaging_ai.catalog.digest import bundle_digest, files_of
 from imaging_ai.catalog.limits import Limits
 from imaging_ai.catalog.metadata import modality_of, read_metadata
@@ -45,6 +46,8 @@ class _DicomToml(Table, frozen=True):
     outputs: Outputs = Outputs()
     refuse: Limits = Limits()
     run: RunOptions = RunOptions()
+    classes: tuple[Class, ...] = ()
+    classify: Classify = Classify()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class ModelEntry:
     `segments` has the things that the model can find and `segment_values`, in the same order, the label
     (or the channel, from 0, where channels overlap) that stands for each. `inputs` is empty for a model
     of one series; otherwise it maps each channel's name to its conditions, in the order of the channels.
+    `classifier` says what the numbers mean of a network that answers a number for each class.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ModelEntry:
     run: RunOptions
     outputs: Outputs
     remarks: tuple[str, ...] = ()
+    classifier: Classifier | None = None
 
     @property
     def queue(self) -> str:
@@ -86,30 +91,32 @@ class ModelEntry:
         return self.remarks
 
 
-def read_model(path: Path) -> ModelEntry:
-    """Read the model in the directory `path`."""
+def read_model(path: Path, name: str = "") -> ModelEntry:
+    """Read the model in the directory `path`; `name` is what it is asked for by (default: that of the directory)."""
+    name = name or path.name
     toml = path / "dicom.toml"
     described = _decode(toml) if toml.is_file() else _DicomToml()
     metadata = read_metadata(path / "configs" / "metadata.json")
-    segments = described.segments or segments_from(metadata)
+    classifier = _classifier(toml, described, metadata)
+    segments = described.segments or (() if classifier else segments_from(metadata))
     values = tuple(segment.value for segment in segments)
     if len(set(values)) < len(values):
         raise ConfigError(f"{toml}: [[segments]] value: two segments have the same; give each its own")
     digest = bundle_digest(path)
     version = described.model.version or str(metadata.get("version", "0"))
     return ModelEntry(
-        name=path.name,
+        name=name,
         version=version,
         path=path,
         digest=digest,
         algorithm=Algorithm(
-            name=described.model.name or path.name,
+            name=described.model.name or name.partition("@")[0],
             version=version,
             manufacturer=described.model.manufacturer or str(metadata.get("authors", ""))[:64] or "unknown",
             family=Code(*described.model.family),
             digest=digest,
             device_uid=derive_uid("device", digest),
-            parameters=_parameters(described),
+            parameters=_parameters(described) + (classifier.parameters if classifier else ()),
         ),
         accepts=Conditions.parse(described.accepts or modality_of(metadata), f"{toml}: [accepts]"),
         inputs={k: Conditions.parse(v, f"{toml}: [inputs.{k}]") for k, v in described.inputs.items()},
@@ -119,7 +126,8 @@ def read_model(path: Path) -> ModelEntry:
         refuse=described.refuse,
         run=described.run,
         remarks=tuple(_remarks(path, described, metadata)),
-        outputs=described.outputs,
+        outputs=described.outputs if segments or not classifier else described.outputs.without_segments(),
+        classifier=classifier,
     )
 
 
@@ -128,6 +136,14 @@ def _decode(toml: Path) -> _DicomToml:
         return msgspec.toml.decode(toml.read_bytes(), type=_DicomToml)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{toml}: {error}; docs/models.md has the keys") from error
+
+
+def _classifier(toml: Path, described: _DicomToml, metadata: dict[str, Any]) -> Classifier | None:
+    classes = described.classes or (() if described.segments else classes_from(metadata))
+    try:
+        return classifier_of(classes, described.classify)
+    except ValueError as error:
+        raise ConfigError(f"{toml}: {error}") from error
 
 
 def _parameters(described: _DicomToml) -> tuple[tuple[str, str], ...]:
@@ -147,8 +163,9 @@ def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> lis
     remarks: list[str] = []
     if not (path / "dicom.toml").is_file():
         remarks.append("no dicom.toml: segments are named from metadata.json and coded as Tissue")
-    if not described.segments and not segments_from(metadata):
-        remarks.append("no [[segments]] and no channel_def in metadata.json: nothing that it finds can be named")
+    classes = described.classes or classes_from(metadata)
+    if not described.segments and not classes and not segments_from(metadata):
+        remarks.append("no [[segments]], no [[classes]] and no channel_def in metadata.json: nothing that it finds can be named")
     if not described.accepts and not described.inputs:
         remarks.append(f"no [accepts]: every series {'of its modality ' if modality_of(metadata) else ''}is accepted")
     config = described.run.config
@@ -162,4 +179,4 @@ def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> lis
         absent = [key for key in ("property_category", "property_type", "color") if getattr(segment, key) is None]
         if absent:
             remarks.append(f"segment {segment.value} ({segment.label}) has no {', '.join(absent)}")
-    return remarks
+    return remarks + remarks_on(classes, described.classify)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from imaging_ai.catalog.table import Table
 from imaging_ai.core.finding import ResultKind
 
@@ -18,3 +20,7 @@ class Outputs(Table, frozen=True):
         """Refuse what would leave nothing, or nothing that says what was found."""
         if "SR" not in self.kinds:
             raise ValueError("kinds: SR is missing; it alone says what was looked for and not found")
+
+    def without_segments(self) -> Outputs:
+        """Return what is left where nothing is segmented."""
+        return msgspec.structs.replace(self, kinds=tuple(kind for kind in self.kinds if kind != "SEG"), lines=False)

@@ -13,6 +13,7 @@ from enum import IntEnum, StrEnum
 
 __all__ = [
     "FINAL_STATES",
+    "SHADOW_OF",
     "TRANSITIONS",
     "DeliveryState",
     "Failure",
@@ -22,6 +23,10 @@ __all__ = [
     "Priority",
     "Stage",
 ]
+
+
+#: The parameter of a job that names the model behind which it runs.
+SHADOW_OF = "shadow_of"
 
 
 class JobState(StrEnum):
@@ -120,6 +125,11 @@ class Job:
     provenance: dict[str, object] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     parameters: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def shadow_of(self) -> str:
+        """The model that this run stands behind: its results are kept and not sent; "" for a run that counts."""
+        return str(self.parameters.get(SHADOW_OF, ""))
 
 
 @dataclass(frozen=True, slots=True)

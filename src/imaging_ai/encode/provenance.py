@@ -60,6 +60,7 @@ class Provenance:
     sources: tuple[Volume, ...]
     content_qualification: str
     supersedes: tuple[Predecessor, ...]
+    remark: str = ""
 
     def uid(self, kind: ResultKind, what: str) -> str:
         """Return the UID that `what` (``instance``, ``series``, …) of this job's object of that kind always has."""
@@ -100,7 +101,7 @@ class Provenance:
         ds.SOPInstanceUID = self.uid(kind, " ".join(("instance", *part.split(), *which)))
         ds.SeriesInstanceUID = self.uid(kind, " ".join(("series", *part.split())))
         ds.SeriesNumber = _series_number(self.header, kind) + (_FURTHER_SERIES if part else 0)
-        ds.SeriesDescription = _series_description(self.algorithm, f"{kind} {part}")
+        ds.SeriesDescription = _series_description(self.algorithm, " ".join(filter(None, (kind, part, self.remark))))
         ds.InstanceNumber = number
         ds.ContentQualification = self.content_qualification
         ds.update(equipment(self.algorithm))
@@ -124,8 +125,9 @@ def trace(
     created_at: float,
     content_qualification: str,
     supersedes: Sequence[Predecessor],
+    remark: str = "",
 ) -> Provenance:
-    """Collect what the objects of a job share.
+    """Collect what the objects of a job share; `remark` ends the Series Description.
 
     Raises
     ------
@@ -145,6 +147,7 @@ def trace(
         sources=tuple(sources),
         content_qualification=content_qualification,
         supersedes=tuple(supersedes),
+        remark=remark,
     )
 
 

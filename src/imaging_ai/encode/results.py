@@ -33,6 +33,7 @@ def encode_results(
     further_sources: Sequence[Volume] = (),
     procedure: Code | None = None,
     content_qualification: str = "RESEARCH",
+    remark: str = "",
 ) -> tuple[EncodedObject, ...]:
     """Encode what a model found, or that it found nothing; the same arguments always give the same bytes.
 
@@ -57,6 +58,8 @@ def encode_results(
         The imaging procedure analysed; as the source says when None.
     content_qualification
         PRODUCT, RESEARCH or SERVICE.
+    remark
+        What the Series Description says at its end, of results that are not for everybody.
 
     Raises
     ------
@@ -75,6 +78,7 @@ def encode_results(
         created_at=created_at,
         content_qualification=content_qualification,
         supersedes=supersedes,
+        remark=remark,
     )
     found = [finding for finding in findings if finding.found]
     seg = encode_seg(volume, found, provenance) if found and "SEG" in kinds else None

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 class _Entries(Protocol):
     def get(self, name: str) -> ModelEntry: ...
+    def pinned(self, name: str, digest: str) -> ModelEntry: ...
 
 
 class Registry:
@@ -61,7 +62,7 @@ class Registry:
             If the bundle on disk is another than `digest`, or cannot be loaded.
         """
         with self._lock:
-            entry = self._catalog.get(name)
+            entry = self._catalog.pinned(name, digest) if digest else self._catalog.get(name)
             wanted = digest or entry.digest
             if wanted in self._loaded:
                 self._loaded.move_to_end(wanted)

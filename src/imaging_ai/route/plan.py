@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from imaging_ai.catalog import Catalog, ModelEntry
 from imaging_ai.core.instance import SeriesSummary
-from imaging_ai.core.job import Priority
+from imaging_ai.core.job import SHADOW_OF, Priority
 from imaging_ai.core.matching import Conditions
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.route.rules import Rule, Select
@@ -113,7 +113,7 @@ def looks_around(rules: Sequence[Rule], catalog: Catalog) -> bool:
 
 
 def _models(rule: Rule, catalog: Catalog) -> Iterator[ModelEntry]:
-    for name in rule.run:
+    for name in (*rule.run, *rule.shadow):
         with suppress(NotFound, ConfigError):  # told for each series, in `plan`
             yield catalog.get(name)
 
@@ -126,14 +126,25 @@ def _rule_mismatches(rule: Rule, series: SeriesSummary) -> list[str]:
 
 def _apply(rule: Rule, study: _Study, catalog: Catalog) -> Iterator[Decision]:
     due = [series for series in study.matching if study.is_due(series)]
-    for name in rule.run if due else ():
+    for name in (*rule.run, *rule.shadow) if due else ():
         try:
-            model = catalog.get(name)
+            model, shown = catalog.get(name), rule.shadows.get(name)
+            if shown is not None and catalog.get(shown).digest == model.digest:
+                continue  # it has come out of the shadow
         except (NotFound, ConfigError) as error:
             for series in due:
                 yield Skip(series.series_instance_uid, rule.name, name, (error.message,))
             continue
-        yield from (_join if model.inputs else _select)(rule, model, study)
+        decisions = (_join if model.inputs else _select)(rule, model, study)
+        yield from decisions if shown is None else (_in_shadow(one, shown) for one in decisions)
+
+
+def _in_shadow(decision: Decision, shown: str) -> Decision:
+    """Keep a run from sending, behind all others, with the name of the model that it stands behind."""
+    if isinstance(decision, Skip):
+        return decision
+    parameters = {**decision.parameters, SHADOW_OF: shown}
+    return replace(decision, destinations=(), priority=Priority.LOW, parameters=parameters)
 
 
 def _select(rule: Rule, model: ModelEntry, study: _Study) -> Iterator[Decision]:

@@ -5,6 +5,7 @@ A rule is a `[[rules]]` table of the settings:
     name     = "brain MR"
     when     = { Modality = "MR", BodyPartExamined = ["HEAD", "BRAIN"], instances = ">= 20" }   see core.matching
     run      = ["brain"]         models
+    shadow   = ["brain@1.1"]     versions of them that run beside: their results are kept and never sent
     send     = ["pacs"]          destinations of the results
     priority = "MEDIUM"          HIGH, MEDIUM or LOW (0074,1200)
     select   = "all"             of the matching series of a study: "all", the "largest", or the "newest"
@@ -29,7 +30,7 @@ __all__ = ["Rule", "Select", "parse_rules"]
 
 Select = Literal["all", "largest", "newest"]
 
-_KEYS = ("name", "when", "run", "send", "priority", "select", "inputs", "parameters")
+_KEYS = ("name", "when", "run", "shadow", "send", "priority", "select", "inputs", "parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,13 @@ class Rule:
     select: Select = "all"
     inputs: Mapping[str, Mapping[str, Conditions]] = field(default_factory=dict)
     parameters: Mapping[str, object] = field(default_factory=dict)
+    shadow: tuple[str, ...] = ()
+
+    @property
+    def shadows(self) -> dict[str, str]:
+        """The models that run in the shadow, each with the one of `run` that it is a version of."""
+        plain = {name.partition("@")[0]: name for name in self.run}
+        return {name: plain[name.partition("@")[0]] for name in self.shadow}
 
     @classmethod
     def parse(cls, mapping: Mapping[str, Any], where: str) -> Rule:
@@ -75,6 +83,7 @@ class Rule:
             select=_choice(mapping, "select", get_args(Select), "all", where),  # type: ignore[arg-type]
             inputs=_inputs(mapping, where),
             parameters=dict(_table(mapping, "parameters", where)),
+            shadow=_shadow(mapping, run, where),
         )
 
 
@@ -93,6 +102,7 @@ def parse_rules(
             raise ConfigError(f"{where}: two rules are called {rule.name!r}; give each its own name")
         seen.add(rule.name)
         _check_known(rule.run, models, "run", "model", f"{where}: rule {rule.name!r}")
+        _check_known(rule.shadow, models, "shadow", "model", f"{where}: rule {rule.name!r}")
         _check_known(rule.send, destinations, "send", "destination", f"{where}: rule {rule.name!r}")
         if strangers := set(rule.inputs) - set(rule.run):
             raise ConfigError(f"{where}: rule {rule.name!r}: inputs: {min(strangers)} is not in run; add it there")
@@ -118,6 +128,17 @@ def _names(mapping: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f'{where}: {key} must be a list of names, as in {key} = ["one", "two"]')
     return tuple(dict.fromkeys(names))
+
+
+def _shadow(mapping: Mapping[str, Any], run: Sequence[str], where: str) -> tuple[str, ...]:
+    names = _names(mapping, "shadow", where)
+    known = {name.partition("@")[0] for name in run}
+    for name in names:
+        if name in run or name.partition("@")[0] not in known:
+            raise ConfigError(
+                f"{where}: shadow: {name!r} must be another version of a model in run, as in NAME@VERSION"
+            )
+    return names
 
 
 def _choice(mapping: Mapping[str, Any], key: str, choices: Sequence[str], default: str, where: str) -> str:
