@@ -8,10 +8,21 @@ Codes are those of PS3.16 (CID 7150 property category, CID 7151 property type, C
 from imaging_ai.catalog.classes import Classifier
 from imaging_ai.catalog.digest import bundle_digest
 from imaging_ai.catalog.entry import ModelEntry, read_model
+from imaging_ai.catalog.explaining import Explaining
 from imaging_ai.catalog.installed import Catalog
 from imaging_ai.catalog.limits import Limits
 from imaging_ai.catalog.outputs import Outputs
 from imaging_ai.catalog.running import RunOptions
 from imaging_ai.catalog.segments import Measurements
 
-__all__ = ["Catalog", "Classifier", "Limits", "Measurements", "ModelEntry", "Outputs", "RunOptions", "bundle_digest", "read_model"]
+__all__ = [
+    "Catalog",
+    "Classifier",
+    "Limits",
+    "Measurements",
+    "ModelEntry",
+    "Outputs",
+    "RunOptions",
+    "bundle_digest",
+    "read_model",
+]

@@ -1,4 +1,4 @@
-"""`[[classes]]`: what the numbers of a classifier mean, and `[classify]`: what they are about and how far to trust them.
+"""`[[classes]]`: what the numbers of a classifier mean, and `[classify]`: what they are about, how they are read.
 
 A network's number is no probability until it was calibrated on cases that it has not learned from: by one temperature
 for all classes (Guo et al. 2017, "On calibration of modern neural networks"), or by a line through the log-odds of

@@ -10,6 +10,7 @@ import msgspec
 
 from imaging_ai.catalog.classes import Class, Classifier, Classify, classes_from, classifier_of, remarks_on
 from imaging_ai.catalog.digest import bundle_digest, files_of
+from imaging_ai.catalog.explaining import Explaining
 from imaging_ai.catalog.limits import Limits
 from imaging_ai.catalog.metadata import modality_of, read_metadata
 from imaging_ai.catalog.outputs import Outputs
@@ -74,6 +75,7 @@ class ModelEntry:
     run: RunOptions
     outputs: Outputs
     remarks: tuple[str, ...] = ()
+    explain: Explaining = Explaining()
     classifier: Classifier | None = None
 
     @property
@@ -165,7 +167,7 @@ def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> lis
         remarks.append("no dicom.toml: segments are named from metadata.json and coded as Tissue")
     classes = described.classes or classes_from(metadata)
     if not described.segments and not classes and not segments_from(metadata):
-        remarks.append("no [[segments]], no [[classes]] and no channel_def in metadata.json: nothing that it finds can be named")
+        remarks.append("no [[segments]] or [[classes]], no channel_def in metadata.json: what it finds has no name")
     if not described.accepts and not described.inputs:
         remarks.append(f"no [accepts]: every series {'of its modality ' if modality_of(metadata) else ''}is accepted")
     config = described.run.config

@@ -111,8 +111,8 @@ class ClassDescription:
 class Evaluation:
     """What a classifier says of a series, or of single instances: a finding without a region (TID 1501).
 
-    `probability` is calibrated, from 0 to 1. `instances` are the SOP Instance UIDs that it is about; empty for the
-    whole series (or study).
+    `probability` is from 0 to 1; unless `calibrated` it is no more than the network's score. `instances` are the SOP
+    Instance UIDs that it is about; empty for the whole series (or study).
     """
 
     description: ClassDescription
@@ -120,6 +120,7 @@ class Evaluation:
     tracking_identifier: str
     tracking_uid: str
     instances: tuple[str, ...] = ()
+    calibrated: bool = True
 
     @property
     def present(self) -> bool:
