@@ -14,6 +14,7 @@ from pydicom import Dataset, dcmread
 import phantoms
 from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement, ParametricMap, SegmentDescription
 from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, Predecessor, encode_results
 from imaging_ai.explain.pictures import key_slices
@@ -70,7 +71,7 @@ def findings(shape: Sequence[int], found: int = 2, absent: int = 1, *, overlap: 
         Finding(
             segment_number=number + 1,
             description=LESION,
-            mask=box(shape, number, overlap=overlap) if is_found else np.zeros(tuple(shape), np.bool_),
+            region=Region.of(box(shape, number, overlap=overlap) if is_found else np.zeros(tuple(shape), np.bool_)),
             tracking_identifier=f"Lesion {number + 1}",
             tracking_uid=derive_uid("test", "tracking", str(number)),
             measurements=(VOLUME, MEAN) if is_found else (),

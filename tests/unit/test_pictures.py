@@ -12,6 +12,7 @@ import encoded
 import phantoms
 from imaging_ai.core.colour import srgb_of
 from imaging_ai.core.finding import Finding, Picture
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.explain.pictures import key_slices
 from imaging_ai.infer.volume import read_volume
@@ -31,7 +32,7 @@ def finding(name: str, where: tuple[slice, slice, slice]) -> Finding:
     (first, *_) = encoded.findings(SHAPE, found=1, absent=0)
     mask = np.zeros(SHAPE, bool)
     mask[where] = True
-    return replace(first, mask=mask, tracking_identifier=name)
+    return replace(first, region=Region.of(mask), tracking_identifier=name)
 
 
 SMALL = finding("small", np.s_[1:3, 2:4, 2:4])
@@ -57,7 +58,7 @@ def test_the_largest_finding_comes_first_and_every_slice_once() -> None:
 def test_the_slice_where_a_finding_is_largest_is_its_first() -> None:
     mask = LARGE.mask.copy()
     mask[7, 5:30, 5:35] = True
-    (first, *_) = key_slices(volume(), [replace(LARGE, mask=mask)], "Model 1.0")
+    (first, *_) = key_slices(volume(), [replace(LARGE, region=Region.of(mask))], "Model 1.0")
     assert first.slice == 7
 
 
@@ -68,7 +69,7 @@ def test_there_are_no_more_pictures_than_asked_for_and_one_for_each_of_many_find
 
 
 def test_nothing_found_has_no_picture() -> None:
-    nothing = replace(LARGE, mask=np.zeros(SHAPE, bool))
+    nothing = replace(LARGE, region=Region.nothing(SHAPE))
     assert key_slices(volume(), [nothing], "Model 1.0") == ()
     assert key_slices(volume(), [], "Model 1.0") == ()
 

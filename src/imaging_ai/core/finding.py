@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging_ai.core.region import Region
+
 __all__ = [
     "Algorithm",
     "ClassDescription",
@@ -80,13 +82,13 @@ class Measurement:
 class Finding:
     """One segment of a result: what it is, where it is, what was measured on it.
 
-    `mask` is boolean of the grid's ``(slices, rows, columns)``; all false when nothing was found.
-    The tracking identifiers are shared by the SEG segment and the SR measurement group.
+    `region` has no voxel when nothing was found. The tracking identifiers are shared by the SEG segment and the SR
+    measurement group.
     """
 
     segment_number: int
     description: SegmentDescription
-    mask: NDArray[np.bool_]
+    region: Region
     tracking_identifier: str
     tracking_uid: str
     measurements: tuple[Measurement, ...] = ()
@@ -94,7 +96,12 @@ class Finding:
     @property
     def found(self) -> bool:
         """Whether anything was found."""
-        return bool(self.mask.any())
+        return self.region.found
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The mask of the whole grid, ``(slices, rows, columns)``, made anew at each call."""
+        return self.region.whole()
 
 
 @dataclass(frozen=True, slots=True)

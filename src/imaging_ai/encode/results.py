@@ -69,8 +69,8 @@ def encode_results(
     if not findings:
         raise ResultInvalid("a report needs to name what was looked for, also when nothing was found")
     for finding in findings:
-        if finding.mask.shape != volume.grid.shape:
-            raise ResultInvalid(f"a mask has the shape {finding.mask.shape}, its source {volume.grid.shape}")
+        if finding.region.shape != volume.grid.shape:
+            raise ResultInvalid(f"a mask has the shape {finding.region.shape}, its source {volume.grid.shape}")
     provenance = trace(
         (volume, *further_sources),
         algorithm,

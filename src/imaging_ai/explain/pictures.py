@@ -59,7 +59,7 @@ def key_slices(
             panels += [_heated(panel, volume, heat, k), _colour_bar(heat)]
         where = f"slice {k + 1} of {volume.grid.slices}"
         title = "   ".join([heading, where, *([f"right: {heat.description}"] if heat else [])])
-        lines = [(_sentence(one.finding), one.colour) for one in shown if one.finding.mask[k].any()]
+        lines = [(_sentence(one.finding), one.colour) for one in shown if one.finding.region.areas[k]]
         pictures.append(Picture(_sheet(panels, title, lines, labels), k, f"{label}, {where}"))
     return tuple(pictures)
 
@@ -69,7 +69,7 @@ def _by_size(findings: Sequence[Finding]) -> list[_Shown]:
         _Shown(
             finding,
             srgb_of(finding.description.cielab or DISPLAY_COLOURS[number % len(DISPLAY_COLOURS)]),
-            int(np.count_nonzero(finding.mask)),
+            finding.region.voxels,
         )
         for number, finding in enumerate(one for one in findings if one.found)
     ]
@@ -81,7 +81,7 @@ def _choose(shown: Sequence[_Shown], most: int) -> Iterator[tuple[int, str]]:
     taken: set[int] = set()
     each = max(1, most // max(1, len(shown)))
     for one in shown:
-        areas = np.count_nonzero(one.finding.mask, axis=(1, 2))
+        areas = one.finding.region.areas
         present = np.flatnonzero(areas)
         others = present[np.linspace(0, len(present) - 1, each + 1).round().astype(int)[1:-1]] if each > 1 else []
         for k in (int(areas.argmax()), *map(int, others)):
@@ -126,8 +126,9 @@ def _panel(volume: Volume, k: int, window: tuple[float, float]) -> Image.Image:
 def _outlined(panel: Image.Image, volume: Volume, shown: Sequence[_Shown], k: int) -> Image.Image:
     pixels = np.asarray(panel).copy()
     for one in shown:
-        if one.finding.mask[k].any():
-            mask = Image.fromarray(one.finding.mask[k].astype(np.uint8) * 255)
+        plane = one.finding.region.plane(k)
+        if plane.any():
+            mask = Image.fromarray(plane.astype(np.uint8) * 255)
             pixels[edge(np.asarray(mask.resize(panel.size, Image.Resampling.BILINEAR)) > 127)] = one.colour
     return _with_directions(Image.fromarray(pixels), volume)
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.finding import Code, Finding, ParametricMap, SegmentDescription
 from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.region import Box, Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.measure import measure
@@ -24,8 +25,7 @@ _PROBABILITY = Code("110854", "DCM", "Fractional Probabilistic Segmentation")
 _NO_UNIT = Code("1", "UCUM", "no units")
 _TO_BE_SEEN = 0.01
 
-_Box = tuple[slice, ...]
-_EMPTY: _Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+_EMPTY: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 #: Voxels that touch with a corner belong together.
 _TOUCHING = np.ones((3, 3, 3), np.bool_)
 
@@ -49,18 +49,16 @@ def find(
     for value, description, part, box in _segments(prediction, entry):
         pieces = _pieces(part, description, entry, volume.grid.voxel_volume) or [(part, _EMPTY)]
         for index, (piece, inner) in enumerate(pieces, start=1):
-            whole = _within(box, inner)
-            mask = np.zeros(volume.grid.shape, np.bool_)  # pages that stay empty take no memory
-            mask[whole] = piece[inner]
+            region = Region(volume.grid.shape, _within(box, inner), np.ascontiguousarray(piece[inner]))
             identifier = description.label if len(pieces) == 1 else f"{description.label} {index}"
             findings.append(
                 Finding(
                     segment_number=len(findings) + 1,
                     description=description,
-                    mask=mask,
+                    region=region,
                     tracking_identifier=identifier,
                     tracking_uid=derive_uid(job_uid, "tracking", str(value), str(index)),
-                    measurements=measure(mask, whole, volume, entry.measurements.report),
+                    measurements=measure(region.whole(), region.box, volume, entry.measurements.report),
                 )
             )
     return tuple(findings)
@@ -87,7 +85,7 @@ def probability_map(probability: NDArray[np.float32], entry: ModelEntry) -> Para
 
 def _segments(
     prediction: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_], entry: ModelEntry
-) -> Iterator[tuple[int, SegmentDescription, NDArray[np.bool_], _Box]]:
+) -> Iterator[tuple[int, SegmentDescription, NDArray[np.bool_], Box]]:
     """Yield each segment's value, its description, and its mask within the smallest box that holds it."""
     channels = prediction.ndim == 4
     boxes = [] if channels else ndimage.find_objects(prediction, max_label=max(entry.segment_values, default=0))
@@ -100,13 +98,13 @@ def _segments(
             boxes, value_or_one, labels = ndimage.find_objects(prediction[value].view(np.uint8)), 1, prediction[value]
         else:
             value_or_one, labels = value, prediction
-        box: _Box = (boxes[value_or_one - 1] if len(boxes) >= value_or_one else None) or _EMPTY
+        box: Box = (boxes[value_or_one - 1] if len(boxes) >= value_or_one else None) or _EMPTY
         yield value, description, labels[box] == value_or_one, box
 
 
 def _pieces(
     part: NDArray[np.bool_], description: SegmentDescription, entry: ModelEntry, voxel_volume: float
-) -> list[tuple[NDArray[np.bool_], _Box]]:
+) -> list[tuple[NDArray[np.bool_], Box]]:
     """Split a mask into what counts: connected pieces that are large enough, together or each on its own."""
     smallest = description.min_volume_ml * 1000 / voxel_volume
     apart = entry.measurements.instances == "components"
@@ -121,13 +119,14 @@ def _pieces(
         return []
     if not apart:
         return [(np.isin(labels, kept), (slice(None), slice(None), slice(None)))]
-    boxes: list[_Box] = ndimage.find_objects(labels)
+    boxes: list[Box] = ndimage.find_objects(labels)
     return [(labels == k, boxes[k - 1]) for k in kept[: entry.measurements.max_findings]]
 
 
-def _within(outer: _Box, inner: _Box) -> _Box:
+def _within(outer: Box, inner: Box) -> Box:
     """Return a box that is given within another, in the coordinates of the whole."""
-    return tuple(_side(o, i) for o, i in zip(outer, inner, strict=True))
+    slices, rows, columns = (_side(o, i) for o, i in zip(outer, inner, strict=True))
+    return slices, rows, columns
 
 
 def _side(outer: slice, inner: slice) -> slice:

@@ -12,6 +12,7 @@ from pydicom.config import disable_value_validation
 import encoded
 import phantoms
 from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, check, encode_results
 from imaging_ai.errors import ResultInvalid
@@ -121,7 +122,7 @@ def test_a_source_of_a_private_sop_class_has_results_too() -> None:
 def test_findings_must_fit_the_volume(volume: Volume) -> None:
     (finding, *_) = encoded.findings(volume.grid.shape)
     with pytest.raises(ResultInvalid, match="shape"):
-        encoded.encode(volume, [replace(finding, mask=np.ones((2, 2, 2), np.bool_))])
+        encoded.encode(volume, [replace(finding, region=Region.of(np.ones((2, 2, 2), np.bool_)))])
 
 
 def test_a_report_needs_something_that_was_looked_for(volume: Volume) -> None:
