@@ -125,7 +125,7 @@ def test_the_endoscopy_bundle_reads_color_slices(zoo_bundle: ZooBundle) -> None:
 def test_a_classification_bundle_is_refused_by_what_it_is(zoo_bundle: ZooBundle) -> None:
     volume = read_volume(phantoms.series(phantoms.ball((2, 64, 64), radius=20)))
     volume = dataclasses.replace(volume, voxels=np.repeat(volume.voxels[..., None], 3, axis=-1))
-    with pytest.raises(ModelFailed, match="models that classify are not supported yet"):
+    with pytest.raises(ModelFailed, match="name its numbers by"):
         load_bundle(zoo_bundle("endoscopic_inbody_classification")).predict(volume)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +72,11 @@ class LoadedModel:
         self.planar = _is_planar(self.network) and not isinstance(parts.inferer, SliceInferer)
 
     @property
+    def steps_after(self) -> Sequence[Any]:
+        """The transforms of the bundle that follow its network."""
+        return self._after.transforms
+
+    @property
     def nbytes(self) -> int:
         """Memory of the parameters and buffers."""
         tensors = (*self.network.parameters(), *self.network.buffers())
@@ -106,12 +111,16 @@ class LoadedModel:
         ModelOutOfMemory
             If memory ran out, with single windows too.
         """
-        named = self._named(volumes)
-        for volume in named.values():
-            check_limits(volume, self.entry)
+        named = self._accepted(volumes)
+        with self.running():
+            return self._predict(named, progress, probability)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Set up what a run of the network needs, and turn what goes wrong in it into one of our errors."""
         try:
             with torch.inference_mode(), self._precision(), self._measured():
-                return self._predict(named, progress, probability)
+                yield
         except ImagingAiError:  # ours, or raised by `progress` to stop the run
             raise
         except Exception as error:  # the edge to the model: transforms and layers may raise anything
@@ -120,6 +129,27 @@ class LoadedModel:
             if isinstance(cause := first_cause(error), ImportError | OptionalImportError):
                 raise BundleInvalid(f"{self.entry.name} needs a package: {in_a_line(cause)}") from error
             raise ModelFailed(f"{self.entry.name} failed: {in_a_line(cause)}") from error
+
+    def preparations(self, volumes: Volume | Mapping[str, Volume]) -> Iterator[Prepared]:
+        """Yield what the network is given for these volumes: once, or of a planar network for each slice in order.
+
+        Raises
+        ------
+        SeriesRefused
+            If a volume lies outside of the limits of the model.
+        """
+        images = self._images(self._accepted(volumes))
+        if not self.planar:
+            yield self._prepared(images)
+            return
+        for k in range(images[0].shape[2]):
+            yield self._prepared([plane_tensor(image, k) for image in images])
+
+    def _accepted(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
+        named = self._named(volumes)
+        for volume in named.values():
+            check_limits(volume, self.entry)
+        return named
 
     def _named(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
         if isinstance(volumes, Volume):
@@ -209,7 +239,7 @@ class LoadedModel:
         if not bool(torch.isfinite(answer).all()):
             raise ModelFailed(f"{self.entry.name} answered values that are not numbers")
         if answer.ndim < 3:
-            raise ModelFailed(f"{self.entry.name} answers no image; models that classify are not supported yet")
+            raise ModelFailed(f"{self.entry.name} answers no image: name its numbers by [[classes]] of dicom.toml")
         if answer.shape[1:] != inputs.shape[2:]:
             raise ModelFailed(
                 f"{self.entry.name} answered the shape {tuple(answer.shape[1:])} to {tuple(inputs.shape[2:])}: "
