@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from threading import Event
 
@@ -19,7 +18,7 @@ import msgspec
 from sqlalchemy import RowMapping, text
 
 from imaging_ai.archive.blobs import BlobStore
-from imaging_ai.archive.document import Document, make_document, pack_bulk, unpack_bulk
+from imaging_ai.archive.document import Document, make_document, pack_bulk, pack_json, unpack_bulk, unpack_json
 from imaging_ai.archive.frames import FrameTable
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
@@ -119,7 +118,7 @@ class Describer:
                 self._keep([(row, document)])
             return document
         return Document(
-            json=zlib.decompress(row["metadata_json"]),
+            json=unpack_json(row["metadata_json"]),
             frames=FrameTable.unpack(row["frames"]),
             bulk=unpack_bulk(row["bulk"]),
             transfer_syntax_uid=row["transfer_syntax_uid"],
@@ -175,7 +174,7 @@ class Describer:
                 "id": row["id"],
                 "blob_key": row["blob_key"],
                 "blob_offset": row["blob_offset"],
-                "metadata_json": zlib.compress(document.json, 1),
+                "metadata_json": pack_json(document.json),
                 "frames": document.frames.pack(),
                 "bulk": pack_bulk(document.bulk),
                 "error": document.error,

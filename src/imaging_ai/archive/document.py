@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
+import imagecodecs
 import msgspec
 
 from imaging_ai.archive.frames import FrameTable, PixelDescription, Reader, frame_table
@@ -30,11 +31,14 @@ __all__ = [
     "BulkValue",
     "Document",
     "inflate",
+    "located",
     "make_document",
     "pack_bulk",
+    "pack_json",
     "read_file_meta",
     "reader_of",
     "unpack_bulk",
+    "unpack_json",
 ]
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -42,6 +46,10 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
+_LZ4 = b"4"
+#: Each address of bulk data in JSON, and what it begins with where the address is to be made absolute.
+_URI = b'"BulkDataURI":"'
+_HERE = b"\0"
 _META_WINDOW = 1 << 16
 _MAX_INFLATED = 1 << 28
 _LONG_META_VRS = (b"OB", b"UN", b"UT", b"OW", b"SQ", b"UC", b"UR")
@@ -135,6 +143,30 @@ def _pixel_description(elements: dict[int, bytes]) -> PixelDescription:
         number_of_frames=value(0x00280008, 1),
         photometric_interpretation=interpretation[1].decode() if interpretation else "",
     )
+
+
+def pack_json(json: bytes) -> bytes:
+    """Return a document's JSON as it is stored: in LZ4, since a series is unpacked whenever somebody asks for it.
+
+    Before each BulkDataURI a zero byte, which JSON never has, says where the address of the series belongs: one byte
+    is found several times sooner than the name of the attribute.
+    """
+    return _LZ4 + bytes(imagecodecs.lz4_encode(json.replace(_URI, _URI + _HERE), header=True))
+
+
+def unpack_json(packed: bytes, series: bytes = b"") -> bytes:
+    """Return what `pack_json` was given; `series` is put before each BulkDataURI.
+
+    Documents that were stored in zlib are read as well.
+    """
+    if packed[:1] != _LZ4:
+        return located(zlib.decompress(packed), series)
+    return bytes(imagecodecs.lz4_decode(packed[1:], header=True)).replace(_HERE, series)
+
+
+def located(json: bytes, series: bytes) -> bytes:
+    """Return a document's JSON with the address of its series before each BulkDataURI."""
+    return json.replace(_URI, _URI + series)
 
 
 def pack_bulk(bulk: Iterable[BulkValue]) -> bytes:

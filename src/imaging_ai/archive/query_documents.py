@@ -7,7 +7,6 @@ the data set, whichever that is (PS3.5 7.8.1), and returned in the block that it
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.document import unpack_json
 from imaging_ai.archive.query_answers import BASE, Row
 from imaging_ai.archive.query_attributes import Level, Path, creator_of, is_private
 from imaging_ai.archive.query_reader import Reading
@@ -172,7 +172,7 @@ class Documents:
         size = 0
         for instance_id, packed, *columns in reading.by_ids(_INSTANCE, tuple(owners)):
             instance = StoredInstance(*columns[:-3], BlobRef(*columns[-3:]))  # type: ignore[call-arg]
-            json = self._made(instance) if packed is None else zlib.decompress(packed)
+            json = self._made(instance) if packed is None else unpack_json(packed)
             size += len(json)
             if size > _MOST_BYTES:
                 raise TooLarge("the data sets that would have to be looked into are too large; narrow the search")

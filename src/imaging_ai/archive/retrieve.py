@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from typing import Any
 
-from sqlalchemy import Row, TextClause, bindparam, text
+from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError
 
 from imaging_ai.archive.blobs import BlobStore, NearStore
 from imaging_ai.archive.describer import LOST, Describer
-from imaging_ai.archive.document import Document
+from imaging_ai.archive.document import Document, located, unpack_json
 from imaging_ai.archive.layout import Layout, layout_of
+from imaging_ai.archive.query_reader import Reader
 from imaging_ai.archive.shelf import shelved
 from imaging_ai.archive.transcode import Source
 from imaging_ai.core.blob import BlobRef
@@ -37,30 +39,27 @@ _REMEMBERED_BYTES = 32 << 20
 _PIECE = 1 << 18
 
 _COLUMNS = """
-SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number, i.blob_key, i.blob_offset,
-       i.blob_length, series.series_instance_uid, study.study_instance_uid
+SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, study.study_instance_uid,
+       series.series_instance_uid, i.instance_number, i.blob_key, i.blob_offset, i.blob_length
 FROM {first}
 WHERE {where}
 """
-_ONE = text(
-    _COLUMNS.format(
-        first="instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id",
-        where="i.sop_instance_uid = :instance",
-    )
+_ONE = _COLUMNS.format(
+    first="instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id",
+    where="i.sop_instance_uid = {mark}",
 )
 
 
-def _listing(where: str) -> TextClause:
+def _listing(where: str) -> str:
     first = "study JOIN series ON series.study_id = study.id JOIN instance i ON i.series_id = series.id"
     order = "ORDER BY series.series_number, series.id, i.instance_number, i.sop_instance_uid"
-    return text(_COLUMNS.format(first=first, where=f"study.study_instance_uid = :study {where}") + order)
+    return _COLUMNS.format(first=first, where=f"study.study_instance_uid = {{mark}} {where}") + order
 
 
 _STUDY = _listing("")
-_SERIES = _listing("AND series.series_instance_uid = :series")
-_DOCUMENTS = text("SELECT instance_id, metadata_json FROM instance_document WHERE instance_id IN :ids").bindparams(
-    bindparam("ids", expanding=True)
-)
+_SERIES = _listing("AND series.series_instance_uid = {mark}")
+_ONE_AT_ONCE = _ONE.format(mark="?")
+_DOCUMENTS = "SELECT instance_id, metadata_json FROM instance_document WHERE instance_id IN ({})"
 _STILL = text("SELECT 1 FROM instance WHERE sop_instance_uid = :instance AND blob_key = :key AND blob_offset = :offset")
 
 
@@ -81,6 +80,7 @@ class Retriever:
 
     def __init__(self, database: Database, store: BlobStore, describer: Describer) -> None:
         self._database, self.store, self._describer = database, store, describer
+        self._reader = Reader(database)
         # asked once: the type of a store takes longer to tell than a frame to read
         self._near = store if database.is_sqlite and isinstance(store, NearStore) else None
         self._tells = isinstance(store, NearStore)
@@ -96,19 +96,18 @@ class Retriever:
         NotFound
             If there are none; `Gone` if they were deleted.
         """
-        with self._database.read() as session:
-            connection = session.connection()
-            if instance is not None:
-                rows = connection.execute(_ONE, {"instance": instance}).all()
-                rows = [row for row in rows if (row.study_instance_uid, row.series_instance_uid) == (study, series)]
-            elif series is not None:
-                rows = connection.execute(_SERIES, {"study": study, "series": series}).all()
-            else:
-                rows = connection.execute(_STUDY, {"study": study}).all()
+        if instance is not None:
+            rows = [row for row in self._rows(_ONE, instance) if row[4:6] == (study, series)]
+        else:
+            rows = self._rows(_STUDY, study) if series is None else self._rows(_SERIES, study, series)
         if not rows:
             shelved(self._database, study, series, instance)  # says whether it was ever here
             raise NotFound("no such instances are held here")
-        return tuple(_listed(row) for row in rows)
+        return tuple([_listed(row) for row in rows])
+
+    def _rows(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
+        with self._reader.open() as reading:
+            return reading.rows(statement.format(mark=reading.dialect.mark), parameters)
 
     def one(self, study: str, series: str, instance: str) -> Listed:
         """Return one instance. Raises `NotFound` or `Gone`."""
@@ -124,14 +123,14 @@ class Retriever:
         try:
             connection = self._database.engine.raw_connection()
             try:
-                row = connection.cursor().execute(_ONE.text, {"instance": instance}).fetchone()
+                row = connection.cursor().execute(_ONE_AT_ONCE, (instance,)).fetchone()
             finally:
                 connection.close()
         except (sqlite3.Error, TimeoutError):
             return None
-        if row is None or row[8:] != (series, study):
+        if row is None or row[4:6] != (study, series):
             return None
-        blob = BlobRef(*row[5:8])
+        blob = BlobRef(*row[7:])
         with self._lock:
             layout = self._layouts.get((row[0], blob))
         if layout is None:
@@ -213,22 +212,27 @@ class Retriever:
         _log.error("the storage has lost instance %s, which the index has", one.sop_instance_uid)
         return StorageUnavailable("the storage has lost the bytes of an instance that the index has")
 
-    def documents(self, listed: Sequence[Listed]) -> Iterator[tuple[StoredInstance, bytes]]:
-        """Give the DICOM JSON of instances in their order, BulkDataURIs relative to their series.
+    def documents(self, listed: Sequence[Listed], root: str) -> Iterator[bytes]:
+        """Give the DICOM JSON of instances in their order, BulkDataURIs below `root`, the address of DICOMweb.
 
         One that has left the index meanwhile is left out.
         """
-        with self._database.read() as session:
-            rows = session.connection().execute(_DOCUMENTS, {"ids": [one.id for one in listed]}).all()
-        packed = dict(tuple(row) for row in rows)
-        for one in listed:
-            if one.id in packed:
-                yield one.instance, zlib.decompress(packed[one.id])
-                continue
-            try:
-                yield one.instance, self._describer.document_of(one.instance).json
-            except NotFound:
-                continue
+        with self._reader.open() as reading:
+            packed = dict(reading.by_ids(_DOCUMENTS, [one.id for one in listed]))
+        for (study, series), of_series in groupby(listed, _place):
+            address = f"{root}/studies/{study}/series/{series}/".encode()
+            for one in of_series:
+                if one.id in packed:
+                    yield unpack_json(packed[one.id], address)
+                    continue
+                try:
+                    yield located(self._describer.document_of(one.instance).json, address)
+                except NotFound:
+                    continue
+
+
+def _place(one: Listed) -> tuple[str, str]:
+    return one.instance.study_instance_uid, one.instance.series_instance_uid
 
 
 def _read_at_once(store: NearStore, blob: BlobRef, start: int, length: int) -> bytes:
@@ -238,17 +242,6 @@ def _read_at_once(store: NearStore, blob: BlobRef, start: int, length: int) -> b
     return data
 
 
-def _listed(row: Row[tuple[object, ...]]) -> Listed:
-    blob = BlobRef(row.blob_key, row.blob_offset, row.blob_length)
-    return Listed(
-        row.id,
-        StoredInstance(
-            row.sop_instance_uid,
-            row.sop_class_uid,
-            row.transfer_syntax_uid,
-            row.study_instance_uid,
-            row.series_instance_uid,
-            row.instance_number,
-            blob,
-        ),
-    )
+def _listed(row: tuple[Any, ...]) -> Listed:
+    instance, sop_class, syntax, study, series, number, *blob = row[1:]
+    return Listed(row[0], StoredInstance(instance, sop_class, syntax, study, series, number, BlobRef(*blob)))

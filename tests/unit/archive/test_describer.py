@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sqlmodel import SQLModel
 
 from imaging_ai.archive.blobs import FolderStore
 from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.document import unpack_json
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
@@ -75,7 +75,7 @@ class Archive:
             rows = session.connection().execute(
                 text("SELECT instance_id, metadata_json, error FROM instance_document ORDER BY instance_id")
             )
-            return {row[0]: (json.loads(zlib.decompress(row[1])), row[2]) for row in rows}
+            return {row[0]: (json.loads(unpack_json(row[1])), row[2]) for row in rows}
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])

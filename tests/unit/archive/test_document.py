@@ -9,7 +9,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,17 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from imaging_ai.archive.document import Document, inflate, make_document, pack_bulk, reader_of, unpack_bulk
+from imaging_ai.archive.document import (
+    Document,
+    inflate,
+    located,
+    make_document,
+    pack_bulk,
+    pack_json,
+    reader_of,
+    unpack_bulk,
+    unpack_json,
+)
 from imaging_ai.errors import InputError, NotDicom
 
 UID_OF_TEST = "1.2.3.4"
@@ -502,3 +512,18 @@ def check_hostile(data: bytes) -> None:
 def test_a_bulk_table_that_is_none_is_refused() -> None:
     with pytest.raises(InputError):
         unpack_bulk(b"nonsense")
+
+
+@pytest.mark.parametrize("pack", [pack_json, zlib.compress], ids=["as it is stored", "as it was stored before"])
+def test_a_stored_document_comes_back_with_the_address_of_its_series(pack: Callable[[bytes], bytes]) -> None:
+    ds = Dataset()
+    ds.ImageComments = 'a \0 b "BulkDataURI":"c\\'
+    ds.add_new(0x00091010, "OB", bytes(5_000))
+    ds.add_new(0x7FE00010, "OB", bytes(12))
+    json_bytes = document_of(file_of(ds)).json
+    assert unpack_json(pack(json_bytes)) == json_bytes
+    placed = json.loads(unpack_json(pack(json_bytes), b"http://server/series/1/"))
+    assert placed == json.loads(located(json_bytes, b"http://server/series/1/"))
+    assert placed["00204000"] == json.loads(json_bytes)["00204000"]
+    for tag in ("7FE00010", "00091010"):
+        assert placed[tag]["BulkDataURI"] == f"http://server/series/1/instances/{UID_OF_TEST}/bulkdata/{tag}"

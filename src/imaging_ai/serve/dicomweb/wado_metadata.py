@@ -10,6 +10,8 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from io import BytesIO
+from itertools import islice
 
 import imagecodecs
 import msgspec
@@ -17,7 +19,6 @@ from litestar import Response
 from litestar.response import Stream
 
 from imaging_ai.archive.retrieve import Listed, Retriever
-from imaging_ai.core.instance import StoredInstance
 from imaging_ai.serve.dicomweb.media import DICOM_JSON, DICOM_XML, JSON, MULTIPART_XML, AnyRequest, choose
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.wire import (
@@ -36,7 +37,6 @@ __all__ = ["MetadataAnswers"]
 _AT_ONCE = 1_000  # instances that are answered in one piece
 _PAGE = 500
 _REMEMBERED_BYTES = 32 << 20
-_URI = b'"BulkDataURI":"'
 
 
 class MetadataAnswers:
@@ -65,7 +65,7 @@ class MetadataAnswers:
             headers["Content-Encoding"] = "gzip"
         coding = headers.get("Content-Encoding", "")
         if streamed:
-            pieces = self._json(listed, base)
+            pieces = _together(self._json(listed, base))
             return stream(_gzipped(pieces) if coding else pieces, media_type, headers=headers)
         return Response(self._body(listed, base, etag, coding), media_type=media_type, headers=headers)
 
@@ -75,7 +75,9 @@ class MetadataAnswers:
             if (known := self._bodies.get(key)) is not None:
                 self._bodies.move_to_end(key)
                 return known
-        body = b"".join(self._json(listed, base))
+        written = BytesIO()  # which hands over what it has gathered without copying it
+        written.writelines(self._json(listed, base))
+        body = written.getvalue()
         if coding == "zstd":
             body = bytes(imagecodecs.zstd_encode(body, 1))
         elif coding == "gzip":
@@ -90,23 +92,25 @@ class MetadataAnswers:
 
     def _json(self, listed: Sequence[Listed], base: str) -> Iterator[bytes]:
         before = b"["
-        for start in range(0, len(listed), _PAGE):
-            pieces = []
-            for instance, document in self._retriever.documents(listed[start : start + _PAGE]):
-                pieces += [before, _absolute(document, instance, base)]
-                before = b","
-            yield b"".join(pieces)
+        for document in self._documents(listed, base):
+            yield before
+            yield document
+            before = b","
         yield b"]" if before == b"," else b"[]"
 
     def _xml(self, listed: Sequence[Listed], base: str) -> Iterator[Part]:
+        for document in self._documents(listed, base):
+            yield Part(DICOM_XML, (to_xml(msgspec.json.decode(document)),))
+
+    def _documents(self, listed: Sequence[Listed], base: str) -> Iterator[bytes]:
         for start in range(0, len(listed), _PAGE):
-            for instance, document in self._retriever.documents(listed[start : start + _PAGE]):
-                yield Part(DICOM_XML, (to_xml(msgspec.json.decode(_absolute(document, instance, base))),))
+            yield from self._retriever.documents(listed[start : start + _PAGE], base)
 
 
-def _absolute(document: bytes, instance: StoredInstance, base: str) -> bytes:
-    series = f"{base}/studies/{instance.study_instance_uid}/series/{instance.series_instance_uid}/"
-    return document.replace(_URI, _URI + series.encode())
+def _together(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join as many pieces as are worth waking a thread for."""
+    while several := b"".join(islice(pieces, 2 * _PAGE)):
+        yield several
 
 
 def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:

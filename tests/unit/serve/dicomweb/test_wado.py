@@ -31,6 +31,7 @@ RLE, BASELINE, JPEG_LOSSLESS, JPEG_LS, J2K, HTJ2K = (
     *(f"1.2.840.10008.1.2.4.{end}" for end in ("50", "70", "80", "90", "201")),
 )
 AUDIT = AuditEventRow.metadata.tables["audit_event"]
+DOCUMENT = AuditEventRow.metadata.tables["instance_document"]
 
 
 @pytest.fixture
@@ -480,6 +481,21 @@ def test_who_holds_the_metadata_gets_304_until_it_changes(server: Shelf) -> None
     server.put(two)
     changed = server.get(f"{path}/metadata", if_none_match=etag)
     assert (changed.status_code, len(changed.json())) == (200, 2)
+
+
+def test_documents_of_an_earlier_version_are_read(server: Shelf) -> None:
+    path = server.put(*ct())[0]
+    (wanted,) = server.get(f"{series_of(path)}/metadata").json()
+    earlier = {**wanted, "00204000": {"vr": "LT", "Value": ["in zlib"]}}
+    relative = json.dumps(earlier, separators=(",", ":")).replace(
+        f"http://server.local:8080/dicom-web/{series_of(path)}/", ""
+    )
+    with server.parts.database.write() as session:
+        session.connection().execute(DOCUMENT.update().values(metadata_json=zlib.compress(relative.encode())))
+    in_xml = server.parts_of(f"{path}/metadata", 'multipart/related; type="application/dicom+xml"')
+    assert from_xml(in_xml[0].body)["7FE00010"]["BulkDataURI"] == wanted["7FE00010"]["BulkDataURI"]
+    server.put(*ct(2)[1:])  # what was remembered is another answer than this
+    assert server.get(f"{series_of(path)}/metadata").json()[0] == earlier
 
 
 def test_a_large_study_streams_and_is_whole(server: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
