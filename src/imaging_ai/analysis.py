@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from imaging_ai.core.finding import Finding
+from imaging_ai.core.finding import Evaluation, Finding, ParametricMap
 from imaging_ai.core.job import Stage
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, Predecessor, check, encode_results
 from imaging_ai.explain.pictures import key_slices
+from imaging_ai.infer.classify import classify, reported
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.segment import find, probability_map
 from imaging_ai.infer.volume import read_volume
@@ -36,6 +37,7 @@ class Analysis:
     findings: tuple[Finding, ...]
     objects: tuple[EncodedObject, ...]
     provenance: dict[str, object]
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 def analyse(
@@ -66,13 +68,7 @@ def analyse(
 
     report(10, Stage.INFER)
     wanted = model.entry.outputs
-    answer = model.answer(
-        volumes if model.entry.inputs else first,
-        lambda part: report(10 + int(70 * part), Stage.INFER),
-        probability="PM" in wanted.kinds,
-    )
-    findings = find(answer.labels, first, model.entry, job_uid)
-    heat = probability_map(answer.probability, model.entry) if answer.probability is not None else None
+    findings, heat, evaluations = _infer(model, volumes, job_uid, report)
     clock.lap("infer")
 
     heading = f"{model.entry.algorithm.name} {model.entry.version}"
@@ -93,6 +89,7 @@ def analyse(
         supersedes=supersedes,
         further_sources=others,
         remark=remark,
+        evaluations=reported(evaluations, model.entry.classifier),
     )
     clock.lap("encode")
 
@@ -100,7 +97,22 @@ def analyse(
     for one in objects:
         check(one, first)
     clock.lap("validate")
-    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds))
+    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds), evaluations)
+
+
+def _infer(
+    model: LoadedModel, volumes: Mapping[str, Volume], job_uid: str, report: Report
+) -> tuple[tuple[Finding, ...], ParametricMap | None, tuple[Evaluation, ...]]:
+    """Return what a model finds, its probability where that is wanted, and what it says of classes."""
+    entry, first = model.entry, next(iter(volumes.values()))
+    given = volumes if entry.inputs else first
+    progress = lambda part: report(10 + int(70 * part), Stage.INFER)  # noqa: E731
+    evaluations = classify(model, given, job_uid, progress)
+    if entry.classifier and not entry.segments:
+        return (), None, evaluations
+    answer = model.answer(given, progress, probability="PM" in entry.outputs.kinds)
+    heat = probability_map(answer.probability, entry) if answer.probability is not None else None
+    return find(answer.labels, first, entry, job_uid), heat, evaluations
 
 
 class _Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from imaging_ai.core.finding import Algorithm, Code, Finding, ParametricMap, Picture, ResultKind
+from imaging_ai.core.finding import Algorithm, Code, Evaluation, Finding, ParametricMap, Picture, ResultKind
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.kos import encode_rejection
 from imaging_ai.encode.objects import EncodedObject, Predecessor
@@ -34,6 +34,7 @@ def encode_results(
     procedure: Code | None = None,
     content_qualification: str = "RESEARCH",
     remark: str = "",
+    evaluations: Sequence[Evaluation] = (),
 ) -> tuple[EncodedObject, ...]:
     """Encode what a model found, or that it found nothing; the same arguments always give the same bytes.
 
@@ -60,13 +61,15 @@ def encode_results(
         PRODUCT, RESEARCH or SERVICE.
     remark
         What the Series Description says at its end, of results that are not for everybody.
+    evaluations
+        What the model says of classes, found or not: of the whole first, then of instances.
 
     Raises
     ------
     ResultInvalid
         If there is nothing to say, or the source cannot carry a result.
     """
-    if not findings:
+    if not findings and not evaluations:
         raise ResultInvalid("a report needs to name what was looked for, also when nothing was found")
     for finding in findings:
         if finding.region.shape != volume.grid.shape:
@@ -84,7 +87,7 @@ def encode_results(
     seg = encode_seg(volume, found, provenance) if found and "SEG" in kinds else None
     results = [seg] if seg else []
     if "SR" in kinds:
-        results.append(encode_sr(findings, seg, provenance, procedure))
+        results.append(encode_sr(findings, seg, provenance, procedure, evaluations))
         uid = volume.grid.frame_of_reference_uid
         if lines and (planar := encode_planar_sr(found, uid, provenance, procedure)):
             results.append(planar)

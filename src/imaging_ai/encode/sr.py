@@ -1,8 +1,9 @@
 """Findings to a Comprehensive 3D SR (PS3.3 A.35.13) on TID 1500, Measurement Report (PS3.16), as IHE AIR wants it.
 
 One measurement group per finding: TID 1411 for what has a segment, TID 1501 for what has none, so that "looked for and
-not found" is said with the same codes as the finding would have been. Viewers compare the meanings of the headings to
-the letter; highdicom writes them as the standard has them.
+not found" is said with the same codes as the finding would have been; after them what a classifier says, in
+`evaluations.py`. Viewers compare the meanings of the headings to the letter; highdicom writes them as the standard has
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from highdicom import sr as hdsr
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
-from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement
+from imaging_ai.core.finding import Algorithm, Code, Evaluation, Finding, Measurement
+from imaging_ai.encode.evaluations import algorithm_identification, evaluation_groups, presence
 from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import EncodedObject, Predecessor
 from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
@@ -25,10 +27,8 @@ from imaging_ai.encode.source import clean, text
 from imaging_ai.errors import ResultInvalid
 
 __all__ = [
-    "ABSENT",
     "LINES",
     "OHIF_LENGTH",
-    "PRESENCE",
     "device_observer",
     "encode_planar_sr",
     "encode_sr",
@@ -42,9 +42,6 @@ _Group: TypeAlias = hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations | hd
 LINES = "lines"
 #: The tracking identifier by which OHIF knows a line of its own length tool.
 OHIF_LENGTH = "Cornerstone3DTools@^0.1.0:Length"
-
-PRESENCE = Code("121052", "DCM", "Presence of property")
-ABSENT = Code("272519000", "SCT", "Absent")
 
 _DEVICE = Code("121007", "DCM", "Device")
 
@@ -61,10 +58,15 @@ _ANY_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 
 
 def encode_sr(
-    findings: Sequence[Finding], seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
+    findings: Sequence[Finding],
+    seg: EncodedObject | None,
+    provenance: Provenance,
+    procedure: Code | None,
+    evaluations: Sequence[Evaluation] = (),
 ) -> EncodedObject:
-    """Encode all findings, found or not; `seg` has those found as segments 1, 2, … in their order."""
-    return _encode(_groups(findings, seg, provenance), "", seg, provenance, procedure)
+    """Encode all findings, found or not, and evaluations; `seg` has those found as segments 1, 2, … in their order."""
+    groups = [*_groups(findings, seg, provenance), *evaluation_groups(evaluations, provenance)]
+    return _encode(groups, "", seg, provenance, procedure)
 
 
 def encode_planar_sr(
@@ -232,11 +234,10 @@ def _region_group(
 
 def _plain_group(finding: Finding, algorithm: Algorithm) -> hdsr.MeasurementsAndQualitativeEvaluations:
     """Describe a finding without a region, or say that it is absent (TID 1501)."""
-    absent = hdsr.QualitativeEvaluation(name=code_item(PRESENCE), value=code_item(ABSENT))
     return hdsr.MeasurementsAndQualitativeEvaluations(
         **_common(finding, algorithm),
         measurements=[_measurement(each) for each in finding.measurements] if finding.found else None,
-        qualitative_evaluations=None if finding.found else [absent],
+        qualitative_evaluations=None if finding.found else [presence(False)],
     )
 
 
@@ -264,13 +265,7 @@ def _common(finding: Finding, algorithm: Algorithm, tracking_identifier: str = "
         "finding_category": code_item(what.property_category),
         "finding_type": code_item(what.property_type),
         "finding_sites": [hdsr.FindingSite(code_item(what.anatomic_region))] if what.anatomic_region else None,
-        "algorithm_id": hdsr.AlgorithmIdentification(
-            name=algorithm.name,
-            version=algorithm.version,
-            parameters=[f"{name}={value}" for name, value in algorithm.parameters],
-            family=code_item(algorithm.family),
-            manufacturer=algorithm.manufacturer,
-        ),
+        "algorithm_id": algorithm_identification(algorithm),
     }
 
 
