@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
 from imaging_ai.analysis import analyse
 from imaging_ai.catalog import ModelEntry
-from imaging_ai.core.finding import Finding
+from imaging_ai.core.finding import Evaluation, Finding
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.job import Stage
 from imaging_ai.encode import EncodedObject
@@ -25,10 +26,11 @@ __all__ = ["Written", "run_folder"]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one run wrote: its findings, and each object with its path."""
+    """What one run wrote: its findings and evaluations, and each object with its path."""
 
     findings: tuple[Finding, ...]
     objects: tuple[tuple[EncodedObject, Path], ...]
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ def run_folder(
 ) -> Iterator[Written]:
     """Run `model` on every series below `source` that it accepts and write its objects into `target`.
 
-    The same series and model give objects with the same UIDs, so a run that is repeated replaces its files.
+    What a classifier says is written as JSON too. The same series and model give objects with the same UIDs, so a run
+    that is repeated replaces its files.
 
     Raises
     ------
@@ -63,7 +66,10 @@ def run_folder(
             path = target / f"{one.kind.lower()}-{one.sop_instance_uid[-12:]}.dcm"
             path.write_bytes(one.data)
             written.append((one, path))
-        yield Written(analysis.findings, tuple(written))
+        if analysis.evaluations:
+            tree = [one.as_tree() for one in analysis.evaluations]
+            (target / f"evaluations-{job_uid[-12:]}.json").write_bytes(msgspec.json.format(msgspec.json.encode(tree)))
+        yield Written(analysis.findings, tuple(written), analysis.evaluations)
 
 
 def _read(folder: Path) -> dict[str, _Series]:

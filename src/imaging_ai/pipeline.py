@@ -26,6 +26,7 @@ from imaging_ai.db.tables import FindingRow
 from imaging_ai.encode import Predecessor
 from imaging_ai.errors import ImagingAiError, NotFound, WrongState
 from imaging_ai.infer.registry import Registry
+from imaging_ai.queue.evaluations import keep_evaluations
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
 from imaging_ai.shadow import Shadows
@@ -125,6 +126,7 @@ class Pipeline:
                 self._ledger.complete(session, job.id, attempt, analysis.provenance)
                 self._archive.register_results(session, job.id, staged)
                 self._keep_findings(session, job, analysis.findings)
+                keep_evaluations(session.connection(), job.id, analysis.evaluations)
                 uids = [one.sop_instance_uid for one in analysis.objects]
                 self._deliveries.schedule(session, job.id, uids, job.destinations)
                 in_doubt = True  # from here on the commit may go through although its answer is lost

@@ -28,7 +28,7 @@ from imaging_ai.archive.find import DELETED, INSTANCE, REPLACED, SERIES, STUDY
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.job import DeliveryState
 from imaging_ai.db.engine import Database
-from imaging_ai.db.tables import DeliveryRow, FindingRow, InstanceDocumentRow, ResultRow
+from imaging_ai.db.tables import DeliveryRow, EvaluationRow, FindingRow, InstanceDocumentRow, ResultRow
 from imaging_ai.errors import UnavailableError
 
 __all__ = ["delete_instances", "lock_series", "remove_deleted", "was_deleted"]
@@ -39,6 +39,7 @@ _tables = InstanceDocumentRow.metadata.tables
 _DOCUMENT: Table = _tables[str(InstanceDocumentRow.__tablename__)]
 _DELIVERY: Table = _tables[str(DeliveryRow.__tablename__)]
 _RESULT: Table = _tables[str(ResultRow.__tablename__)]
+_EVALUATION: Table = _tables[str(EvaluationRow.__tablename__)]
 _FINDING: Table = _tables[str(FindingRow.__tablename__)]
 _AT_ONCE = 500
 
@@ -149,14 +150,15 @@ def _end_deliveries(connection: Connection, uids: Sequence[str]) -> None:
 
 
 def _forget_findings(connection: Connection, uids: Sequence[str]) -> None:
-    """Remove the findings of jobs of which no object will be left."""
+    """Remove the findings and evaluations of jobs of which no object will be left."""
     jobs = select(_RESULT.c.job_id).where(_RESULT.c.sop_instance_uid.in_(uids))
     kept = (
         select(_RESULT.c.job_id)
         .join(INSTANCE, INSTANCE.c.sop_instance_uid == _RESULT.c.sop_instance_uid)
         .where(_RESULT.c.sop_instance_uid.not_in(uids))
     )
-    connection.execute(delete(_FINDING).where(_FINDING.c.job_id.in_(jobs), _FINDING.c.job_id.not_in(kept)))
+    for said in (_FINDING, _EVALUATION):
+        connection.execute(delete(said).where(said.c.job_id.in_(jobs), said.c.job_id.not_in(kept)))
 
 
 def _tidy(connection: Connection, gone: Counter[int]) -> None:

@@ -11,8 +11,9 @@ import msgspec
 
 if TYPE_CHECKING:
     from imaging_ai.config import Settings
+    from imaging_ai.core.finding import Evaluation
 
-__all__ = ["as_json", "echo_json", "echo_table", "moment", "settings_of"]
+__all__ = ["as_json", "echo_json", "echo_table", "moment", "settings_of", "told"]
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print JSON, for scripts.")
 
@@ -49,3 +50,16 @@ def echo_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: 
 def moment(seconds: float | None) -> str:
     """Write a time as the local clock shows it."""
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def told(evaluations: Sequence[Evaluation]) -> list[dict[str, str]]:
+    """Say what a classifier said in short rows: of the whole, and of the instances where something is present."""
+    return [
+        {
+            "what": one.tracking_identifier,
+            "presence": "present" if one.present else "absent",
+            "how": f"{'probability' if one.calibrated else 'score'} {100 * one.probability:.1f} %",
+        }
+        for one in evaluations
+        if one.present or not one.instances
+    ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imaging_ai.cli.common import as_json, echo_json, echo_table, moment, settings_of
+from imaging_ai.cli.common import as_json, echo_json, echo_table, moment, settings_of, told
 from imaging_ai.errors import NotFound
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def list_jobs(
 def show(context: click.Context, number: int, json_output: bool) -> None:
     """Show one job with its results and deliveries."""
     from imaging_ai import wiring
+    from imaging_ai.queue.evaluations import evaluations_of
 
     settings = settings_of(context)
     ledger, deliveries = wiring.make_ledger(settings), wiring.make_deliveries(settings)
@@ -69,9 +70,12 @@ def show(context: click.Context, number: int, json_output: bool) -> None:
         }
         for one in deliveries.find(job_id=number)
     ]
+    with ledger.database.read() as session:
+        said = evaluations_of(session.connection(), number)
     if json_output:
-        echo_json(tree)
+        echo_json({**tree, "evaluations": [one.as_tree() for one in said]})
         return
+    tree["evaluations"] = told(said)
     for key, value in tree.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             click.echo(f"{key}:")
@@ -120,6 +124,21 @@ def resend(context: click.Context, number: int, destination: str | None) -> None
         raise NotFound(f"job {number} has nothing to send {f'to {destination}' if destination else 'anywhere'}")
     wiring.make_doorbell(settings).ring("delivery")
     click.echo(f"{count} deliveries wait")
+
+
+@jobs.command("repeat")
+@click.argument("number", type=int)
+@as_json
+@click.pass_context
+def repeat(context: click.Context, number: int, json_output: bool) -> None:
+    """Run a completed job again, here, with the bundle that it is pinned to, and compare; nothing is kept or sent."""
+    from imaging_ai import wiring
+
+    agreement = wiring.make_pipeline(settings_of(context)).repeat(number, lambda _percent, _stage: None)
+    if json_output:
+        echo_json(agreement)
+        return
+    click.echo(f"job {number}: {agreement.sentence()}")
 
 
 def _outcome(job: Job) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imaging_ai.cli.common import as_json, echo_json, settings_of
+from imaging_ai.cli.common import as_json, echo_json, settings_of, told
 
 if TYPE_CHECKING:
     from imaging_ai.core.finding import Measurement
@@ -30,10 +30,10 @@ def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, j
 
     from rich.progress import Progress
 
-    from imaging_ai import wiring
     from imaging_ai.offline import run_folder
+    from imaging_ai.wiring.models import load_model
 
-    loaded = wiring.load_model(settings_of(context), model)
+    loaded = load_model(settings_of(context), model)
     with Progress(transient=True, disable=json_output) as progress:
         task = progress.add_task("reading", total=100)
         report = lambda percent, stage: progress.update(task, completed=percent, description=str(stage))  # noqa: E731
@@ -47,6 +47,8 @@ def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, j
         for finding in one.findings:
             numbers = ", ".join(_number(measurement) for measurement in finding.measurements)
             click.echo(f"     {finding.tracking_identifier}: {numbers or 'not found'}")
+        for row in told(one.evaluations):
+            click.echo(f"     {row['what']}: {row['presence']}, {row['how']}")
 
 
 def _tree(run: Written) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _tree(run: Written) -> dict[str, Any]:
             }
             for finding in run.findings
         ],
+        "evaluations": [evaluation.as_tree() for evaluation in run.evaluations],
     }
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Picture",
     "ResultKind",
     "SegmentDescription",
+    "SegmentationType",
 ]
 
 Point = tuple[float, float, float]
@@ -134,6 +135,21 @@ class Evaluation:
         """Whether the probability reaches the threshold."""
         return self.probability >= self.description.threshold
 
+    def as_tree(self) -> dict[str, object]:
+        """Say the same in what JSON is made of."""
+        what = self.description
+        return {
+            "label": what.label,
+            "finding": [what.finding.value, what.finding.scheme_designator, what.finding.meaning],
+            "present": self.present,
+            "probability": self.probability,
+            "threshold": what.threshold,
+            "calibrated": self.calibrated,
+            "instances": list(self.instances),
+            "tracking_identifier": self.tracking_identifier,
+            "tracking_uid": self.tracking_uid,
+        }
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ParametricMap:
@@ -163,3 +179,6 @@ class Picture:
 
 
 ResultKind = Literal["SEG", "SR", "PM", "SC", "KO"]
+
+#: How a SEG has its voxels (PS3.3 C.8.20.2): a bit for each segment, one label map, or a probability for each segment.
+SegmentationType = Literal["binary", "labelmap", "fractional"]

@@ -289,6 +289,7 @@ class EvaluationRow(SQLModel, table=True):
     probability: float = 0.0
     threshold: float = 0.5
     present: bool = False
+    calibrated: bool = True
 
 
 class DeliveryRow(SQLModel, table=True):

@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 
 from imaging_ai.core.job import Failure, Job, JobState
 from imaging_ai.db.engine import Database
+from imaging_ai.queue.evaluations import evaluations_of
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.problem import Problem
 
@@ -92,6 +93,20 @@ class DeliveryView(msgspec.Struct, frozen=True):
     confirmed_at: datetime | None
 
 
+class EvaluationView(msgspec.Struct, frozen=True):
+    """What a classifier said: of the whole series (or study) where `instances` is empty, else of these."""
+
+    label: str
+    finding: tuple[str, str, str]
+    present: bool
+    probability: float
+    threshold: float
+    calibrated: bool
+    instances: tuple[str, ...]
+    tracking_identifier: str
+    tracking_uid: str
+
+
 class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
     """All of a job: `queue_position` counts from 1 and is told of jobs that wait, `eta_seconds` where it can be."""
 
@@ -103,6 +118,7 @@ class JobDetail(msgspec.Struct, frozen=True, kw_only=True):
     provenance: dict[str, Any]
     results: tuple[ResultView, ...]
     deliveries: tuple[DeliveryView, ...]
+    evaluations: tuple[EvaluationView, ...]
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -161,6 +177,7 @@ def jobs_router(database: Database, ledger: Ledger) -> Router:
                 provenance=dict(job.provenance),
                 results=_results(connection, job_id),
                 deliveries=_deliveries(connection, job_id),
+                evaluations=_evaluations(connection, job_id),
             )
 
     return Router("/jobs", route_handlers=[search_for_jobs, retrieve_job], tags=["jobs"])
@@ -221,6 +238,10 @@ def _results(connection: Connection, job_id: int) -> tuple[ResultView, ...]:
     query = select(_RESULT.c.kind, _RESULT.c.sop_instance_uid, _RESULT.c.sop_class_uid, _RESULT.c.created_at)
     rows = connection.execute(query.where(_RESULT.c.job_id == job_id).order_by(_RESULT.c.id))
     return tuple(ResultView(kind, uid, sop_class, datetime.fromtimestamp(at, UTC)) for kind, uid, sop_class, at in rows)
+
+
+def _evaluations(connection: Connection, job_id: int) -> tuple[EvaluationView, ...]:
+    return msgspec.convert([one.as_tree() for one in evaluations_of(connection, job_id)], tuple[EvaluationView, ...])
 
 
 def _deliveries(connection: Connection, job_id: int) -> tuple[DeliveryView, ...]:
