@@ -18,6 +18,7 @@ from imaging_ai.catalog.segments import Measurements
 __all__ = [
     "Catalog",
     "Classifier",
+    "Explaining",
     "Limits",
     "Measurements",
     "ModelEntry",

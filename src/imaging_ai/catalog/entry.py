@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +49,7 @@ class _DicomToml(Table, frozen=True):
     run: RunOptions = RunOptions()
     classes: tuple[Class, ...] = ()
     classify: Classify = Classify()
+    explain: Explaining = Explaining()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class ModelEntry:
     run: RunOptions
     outputs: Outputs
     remarks: tuple[str, ...] = ()
-    explain: Explaining = Explaining()
+    explain: Explaining = field(default_factory=Explaining)
     classifier: Classifier | None = None
 
     @property
@@ -104,6 +105,8 @@ def read_model(path: Path, name: str = "") -> ModelEntry:
     values = tuple(segment.value for segment in segments)
     if len(set(values)) < len(values):
         raise ConfigError(f"{toml}: [[segments]] value: two segments have the same; give each its own")
+    if described.outputs.segmentation == "fractional" and len(segments) > 1:
+        raise ConfigError(f"{toml}: [outputs] segmentation: fractional is for models of one segment; take labelmap")
     digest = bundle_digest(path)
     version = described.model.version or str(metadata.get("version", "0"))
     return ModelEntry(
@@ -130,6 +133,7 @@ def read_model(path: Path, name: str = "") -> ModelEntry:
         remarks=tuple(_remarks(path, described, metadata)),
         outputs=described.outputs if segments or not classifier else described.outputs.without_segments(),
         classifier=classifier,
+        explain=described.explain,
     )
 
 

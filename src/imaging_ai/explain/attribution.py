@@ -1,0 +1,132 @@
+"""Which voxels made a network answer what it answered, by captum.
+
+Grad-CAM (Selvaraju et al. 2017), guided Grad-CAM (the same paper; Springenberg et al. 2015), integrated gradients
+(Sundararajan et al. 2017), occlusion (Zeiler and Fergus 2014); in two and three dimensions, for any number that can be
+had from an answer (`network.Score`). Passes go through the network in batches that fit into memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from captum.attr import GuidedGradCam, IntegratedGradients, LayerGradCam, Occlusion
+from scipy.ndimage import gaussian_filter
+
+from imaging_ai.catalog import Explaining
+from imaging_ai.catalog.explaining import Method
+from imaging_ai.errors import ModelFailed, ModelOutOfMemory
+from imaging_ai.explain.network import Score, Scored, coarsest, trace
+
+__all__ = ["Attribution", "attribute", "baseline_of", "passes_at_once"]
+
+#: Blurring for the baseline: this part of the size of the input.
+_BLUR = 1 / 12
+#: Side of a patch over the distance of its neighbours.
+_OVERLAP = 1.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribution:
+    """What each voxel of an input adds: float32 of the input's grid ``[x, y(, z)]``, and how that was found.
+
+    `completeness` is of integrated gradients alone: how far the sum is from what it should be,
+    ``|sum - (F(x) - F(baseline))| / |F(x) - F(baseline)|``.
+    """
+
+    values: torch.Tensor
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    completeness: float | None = None
+
+
+def attribute(
+    network: torch.nn.Module, inputs: torch.Tensor, score: Score, method: Method, options: Explaining
+) -> Attribution:
+    """Attribute `score` of the answer to `inputs` ``[1, channel, x, y(, z)]``; use it within `explainable(network)`.
+
+    Raises
+    ------
+    ModelFailed
+        If the network has no layer of that name, or none that fits.
+    ModelOutOfMemory
+        If a single pass would take more than `memory_gb`.
+    """
+    scored = Scored(network, score)
+    inputs = inputs.detach().clone().requires_grad_()
+    layers, taken = trace(network, inputs.detach())
+    if method in ("grad-cam", "guided-grad-cam"):
+        passes_at_once(taken, options)
+        name = options.layer or coarsest(layers, inputs.ndim - 2)
+        return _by_layer(scored, inputs, name, guided=method == "guided-grad-cam")
+    if method == "integrated-gradients":
+        return _integrated(scored, inputs, options, passes_at_once(taken, options))
+    return _occluded(scored, inputs, options, passes_at_once(taken, options))
+
+
+def passes_at_once(taken: int, options: Explaining) -> int:
+    """Return how many inputs may go through the network together when one takes so many bytes."""
+    limit = options.memory_gb * 2**30
+    if taken > limit:
+        raise ModelOutOfMemory(
+            f"an explanation would take about {taken / 2**30:.1f} GB; [explain] memory_gb allows {options.memory_gb:g}"
+        )
+    return max(1, int(limit // taken))
+
+
+def baseline_of(inputs: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return "nothing there" for ``[1, channel, x, y(, z)]``: the least or mean value of each channel, or a blur."""
+    inputs = inputs.detach()
+    places = tuple(range(2, inputs.ndim))
+    if kind == "blur":
+        sigma = (0, 0, *(size * _BLUR for size in inputs.shape[2:]))
+        return torch.from_numpy(gaussian_filter(inputs.cpu().numpy(), sigma)).to(inputs)
+    value = inputs.mean(places, keepdim=True) if kind == "mean" else inputs.amin(places, keepdim=True)
+    return value.expand_as(inputs).clone()
+
+
+def _by_layer(scored: Scored, inputs: torch.Tensor, name: str, *, guided: bool) -> Attribution:
+    modules = dict(scored.network.named_modules())
+    if name not in modules:
+        raise ModelFailed(f"[explain] layer: the network has no {name!r}")
+    mode = "trilinear" if inputs.ndim == 5 else "bilinear"
+    told = {"layer": name or "the network itself"}
+    if guided:
+        if not any(isinstance(layer, torch.nn.ReLU) for layer in modules.values()):
+            told["gradients"] = "plain, for the network has no ReLU to guide by"
+        found = GuidedGradCam(scored, modules[name]).attribute(inputs, interpolate_mode=mode)
+        return Attribution(found.detach()[0].sum(0), told)
+    coarse = LayerGradCam(scored, modules[name]).attribute(inputs, relu_attributions=True).detach()
+    fine = torch.nn.functional.interpolate(coarse, tuple(inputs.shape[2:]), mode=mode, align_corners=False)
+    return Attribution(fine[0, 0], {**told, "grid": " x ".join(map(str, coarse.shape[2:]))})
+
+
+def _integrated(scored: Scored, inputs: torch.Tensor, options: Explaining, at_once: int) -> Attribution:
+    baseline = baseline_of(inputs, options.baseline)
+    found = IntegratedGradients(scored).attribute(
+        inputs, baseline, n_steps=options.steps, method="gausslegendre", internal_batch_size=at_once
+    )
+    with torch.no_grad():
+        difference = float(scored(inputs.detach()) - scored(baseline))
+    error = abs(float(found.double().sum()) - difference) / max(abs(difference), 1e-12)
+    told = {"baseline": options.baseline, "steps": f"{options.steps}"}
+    return Attribution(found.detach()[0].sum(0), told, error)
+
+
+def _occluded(scored: Scored, inputs: torch.Tensor, options: Explaining, at_once: int) -> Attribution:
+    """Cover evenly spaced patches that overlap by a third, as many along each axis, one after the other."""
+    sizes = np.array(inputs.shape[2:])
+    each = max(2, math.floor(options.occlusions ** (1 / len(sizes)) + 1e-9))
+    strides = np.maximum(1, np.ceil(sizes / each)).astype(int)
+    patch = np.minimum(sizes, np.ceil(strides * _OVERLAP)).astype(int)
+    with torch.no_grad():
+        found = Occlusion(scored).attribute(
+            inputs.detach(),
+            sliding_window_shapes=(inputs.shape[1], *map(int, patch)),
+            strides=(inputs.shape[1], *map(int, strides)),
+            baselines=baseline_of(inputs, options.baseline),
+            perturbations_per_eval=at_once,
+        )
+    return Attribution(found[0].mean(0), {"baseline": options.baseline, "patch": " x ".join(map(str, patch))})
