@@ -1,35 +1,46 @@
 """MONAI bundles, loaded to run from memory.
 
 The inference configuration is built as it stands (`settings.py` says what is adapted, `expressions.py` what is
-refused), and `model.py` runs what was built.
+refused), its networks are filled (`weights.py`), and `model.py` runs what was built.
 """
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
+import importlib.util
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.config_parser import ConfigParser
+from monai.utils.module import OptionalImportError
 
 from imaging_ai.catalog import ModelEntry
+from imaging_ai.catalog.entry import CONFIGS
+from imaging_ai.catalog.metadata import read_metadata
 from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelOutOfMemory
-from imaging_ai.infer.expressions import GLOBALS, Allowed
+from imaging_ai.infer.ensemble import Ensemble
+from imaging_ai.infer.expressions import Allowed
 from imaging_ai.infer.model import LoadedModel, Parts, first_cause, in_a_line
-from imaging_ai.infer.settings import read_config
+from imaging_ai.infer.settings import InferenceConfig, read_config
+from imaging_ai.infer.weights import fill
 from imaging_ai.infer.windows import is_out_of_memory
 
-__all__ = ["load_bundle"]
+__all__ = ["build_parser", "load_bundle"]
 
-_CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+#: Packages by the names under which they are installed, where these are not the names under which they are imported.
+_IMPORTED_AS = {"scikit-image": "skimage", "pytorch-ignite": "ignite", "opencv-python": "cv2", "pillow": "PIL"}
+#: What bundles name and a result does not need: readers and writers of files, engines, tables, logs.
+_NOT_NEEDED = frozenset({"nibabel", "pytorch-ignite", "itk", "pandas", "pillow", "tensorboard", "fire", "tqdm"})
 
 
 def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_scripts: bool = False) -> LoadedModel:
-    """Build the network, transforms and inferer of a model, and load its weights.
+    """Build the networks, transforms and inferer of a model, and load its weights.
 
     `allow_scripts` lets the bundle's own Python code run; only for bundles that somebody has read.
 
@@ -39,78 +50,113 @@ def load_bundle(entry: ModelEntry, device: torch.device | str = "cpu", *, allow_
         If something is missing, damaged, unknown, or forbidden; the message names it.
     """
     device = torch.device(device)
-    path = entry.path.resolve()
-    wanted = (entry.run.config,) if entry.run.config else _CONFIGS
-    file = next((path / name for name in wanted if (path / name).is_file()), path / wanted[0])
-    if not file.resolve().is_relative_to(path):
-        raise BundleInvalid(f"{entry.name}: {entry.run.config} is outside of the bundle")
-    with _importable(path, allow_scripts):
-        locator = ComponentLocator()
-        config = read_config(
-            file, path, str(device), Allowed(locator, scripts=allow_scripts), labels_first=entry.run.labels_first
-        )
-        if entry.run.weights:
-            config.content["weights"] = str(path / entry.run.weights)
-        parser = ConfigParser(config.content, globals=GLOBALS)
-        parser.locator = locator
+    with importable(entry.path.resolve(), allow_scripts):
         try:
-            return LoadedModel(entry, device, config, _parts(parser, entry, device))
+            config, parser = build_parser(entry, str(device), allow_scripts=allow_scripts)
+            parts, notes = _parts(parser, config, entry, device)
+            return LoadedModel(entry, device, dataclasses.replace(config, notes=(*config.notes, *notes)), parts)
+        except BundleInvalid as error:
+            raise BundleInvalid(f"{entry.name}: {error.message}{_absent_packages(entry)}") from error
         except ImagingAiError:
             raise
         except Exception as error:  # the edge to the bundle: what it builds may raise anything
             if is_out_of_memory(error):
                 raise ModelOutOfMemory(f"{entry.name} does not fit on {device}") from error
-            raise BundleInvalid(f"{entry.name} cannot be built: {in_a_line(first_cause(error))}") from error
+            raise BundleInvalid(
+                f"{entry.name} cannot be built: {_cause(first_cause(error))}{_absent_packages(entry)}"
+            ) from error
 
 
-def _parts(parser: ConfigParser, entry: ModelEntry, device: torch.device) -> Parts:
+def build_parser(
+    entry: ModelEntry, device: str = "cpu", *, allow_scripts: bool = False
+) -> tuple[InferenceConfig, ConfigParser]:
+    """Read a model's inference configuration, ready to be built part by part."""
+    path = entry.path.resolve()
+    wanted = (entry.run.config,) if entry.run.config else CONFIGS
+    file = next((path / name for name in wanted if (path / name).is_file()), path / wanted[0])
+    if not file.resolve().is_relative_to(path):
+        raise BundleInvalid(f"{entry.run.config} is outside of the bundle")
+    locator = ComponentLocator()
+    config = read_config(
+        file,
+        path,
+        device,
+        Allowed(locator, scripts=allow_scripts),
+        labels_first=entry.run.labels_first,
+        channels=0 in entry.segment_values,
+    )
+    if entry.run.weights:
+        config.content["weights"] = str(path / entry.run.weights)
+    parser = ConfigParser(config.content, globals=config.names)
+    parser.locator = locator
+    return config, parser
+
+
+def _parts(
+    parser: ConfigParser, config: InferenceConfig, entry: ModelEntry, device: torch.device
+) -> tuple[Parts, list[str]]:
     before, after = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
-    network = _network(parser, Path(parser.get_parsed_content("weights")), entry, device)
-    return Parts(network, before, parser.get_parsed_content("inferer"), after)
-
-
-def _network(parser: ConfigParser, weights: Path, entry: ModelEntry, device: torch.device) -> torch.nn.Module:
-    network = parser.get_parsed_content("network_def")
-    if not isinstance(network, torch.nn.Module):
-        raise BundleInvalid(f"{entry.name}: network_def is not a network")
-    if not weights.resolve().is_relative_to(entry.path.resolve()):
-        raise BundleInvalid(f"{entry.name}: its weights lie outside of the bundle")
-    state = _state(weights, entry)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise BundleInvalid(f"{entry.name}: {weights.name} is not of this network: {str(error)[:400]}") from error
+    network, notes = _network(parser, config, entry)
     network.requires_grad_(False)
     network.to(device).eval()
     if entry.run.channels_last:
         for parameter in network.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-    return network
+    return Parts(network, before, parser.get_parsed_content("inferer"), after), notes
 
 
-def _state(weights: Path, entry: ModelEntry) -> dict[str, torch.Tensor]:
-    """Read a state_dict, alone or in a checkpoint; nothing in the file is executed."""
-    name = f"{entry.name}: {weights.name}"
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BundleInvalid(f"{name} is missing; the weights belong into {weights.parent.name}/") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise BundleInvalid(f"{name} is not a plain state_dict: {str(error).splitlines()[0][:200]}") from error
-    for key in ("model", "state_dict", "network"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BundleInvalid(f"{name} is not a state_dict")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
-    if broken:
-        raise BundleInvalid(f"{name} has values that are not numbers in {broken[0]}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+def _network(parser: ConfigParser, config: InferenceConfig, entry: ModelEntry) -> tuple[torch.nn.Module, list[str]]:
+    ensemble = "networks" in config.content
+    networks = parser.get_parsed_content("networks") if ensemble else [parser.get_parsed_content("network_def")]
+    files = parser.get_parsed_content("weights")
+    paths = [Path(str(file)) for file in (files if isinstance(files, list) else [files])]
+    if not isinstance(networks, Sequence) or not all(isinstance(one, torch.nn.Module) for one in networks):
+        raise BundleInvalid(f"{'networks' if ensemble else 'network_def'} is not a network")
+    if len(paths) != len(networks):
+        raise BundleInvalid(f"{len(networks)} networks, and weights for {len(paths)}")
+    root = entry.path.resolve()
+    notes = [
+        fill(network, path, root, member.within, strict=member.strict)
+        for network, path, member in zip(networks, paths, config.members, strict=True)
+    ]
+    if not ensemble:
+        return networks[0], [note for note in notes if note]
+    keys = parser.get_parsed_content("pred_keys")
+    return Ensemble(networks, [str(key) for key in keys]), [note for note in notes if note]
+
+
+def _cause(error: BaseException) -> str:
+    """Say what went wrong in a line, and when it is a package, which."""
+    absent = error.name if isinstance(error, ModuleNotFoundError) else None
+    if isinstance(error, OptionalImportError):
+        named = re.search(r"No module named '([\w.]+)'", str(error))
+        absent = named[1] if named else None
+    return f"it needs the package {absent.split('.')[0]}" if absent else in_a_line(error)
+
+
+def _absent_packages(entry: ModelEntry) -> str:
+    """Name the packages that the metadata asks for and this Python lacks, with the command that brings them."""
+    metadata = read_metadata(entry.path / "configs" / "metadata.json")
+    wanted: dict[str, Any] = {}
+    for key in ("optional_packages_version", "required_packages_version"):
+        named = metadata.get(key)
+        wanted |= named if isinstance(named, dict) else {}
+    absent = [
+        f"{name}=={version}"
+        for name, version in wanted.items()
+        if name.lower() not in _NOT_NEEDED and not _is_installed(_IMPORTED_AS.get(name.lower(), name))
+    ]
+    return f"; its metadata.json asks for what is not installed: pip install {' '.join(absent)}" if absent else ""
+
+
+def _is_installed(package: str) -> bool:
+    module = package.replace("-", "_")
+    return module.isidentifier() and importlib.util.find_spec(module) is not None
 
 
 @contextmanager
-def _importable(path: Path, allowed: bool) -> Iterator[None]:
+def importable(path: Path, allowed: bool) -> Iterator[None]:
     """Make the bundle's own `scripts` importable while it is built; each bundle has a package of that name."""
     if not allowed:
         yield

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory
+from imaging_ai.infer.ensemble import members_of
 from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.postprocessing import Answer, Postprocessing
 from imaging_ai.infer.settings import InferenceConfig
@@ -184,12 +185,18 @@ class LoadedModel:
         image = data.get("image", data.get(self._image_keys[0])) if isinstance(data, dict) else None
         if not isinstance(image, torch.Tensor):
             raise ModelFailed(f"{self.entry.name}: the preprocessing leaves no image for the network")
-        if not isinstance(image, MetaTensor):
-            image = MetaTensor(image, meta=copy.deepcopy(images[0].meta))
+        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            image = self._relocated(torch.as_tensor(image), data, images[0])
         inputs = image.as_tensor()[None].to(self.device, torch.float32)
         if self.entry.run.channels_last and inputs.ndim == 5:
             inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
         return Prepared(inputs, image, images[0], data)
+
+    def _relocated(self, image: torch.Tensor, data: Mapping[str, Any], source: MetaTensor) -> MetaTensor:
+        """Give an image that was put together without its geometry that of what it was put together from."""
+        parts = [data[key] for key in self._image_keys if isinstance(data.get(key), MetaTensor)]
+        like = next((part for part in parts if part.shape[1:] == image.shape[1:]), source)
+        return MetaTensor(image, meta=copy.deepcopy(like.meta), applied_operations=[])
 
     def _predict(self, named: dict[str, Volume], progress: Callable[[float], None], probability: bool) -> Answer:
         torch.manual_seed(0)
@@ -217,20 +224,30 @@ class LoadedModel:
     def _keyed(self, images: list[MetaTensor]) -> dict[str, MetaTensor]:
         """Give the images the names that the bundle loads them by; one name for several means channels."""
         if len(images) == len(self._image_keys):
-            return dict(zip(self._image_keys, images, strict=True))
+            named = set(self.entry.inputs) == set(self._image_keys)
+            return dict(zip(self.entry.inputs if named else self._image_keys, images, strict=True))
         if len(self._image_keys) == 1:
             channels = MetaTensor(torch.stack([image.as_tensor() for image in images]), meta=images[0].meta)
             channels.meta["original_channel_dim"] = 0
             return {self._image_keys[0]: channels}
-        raise ModelFailed(f"{self.entry.name} loads {len(self._image_keys)} images, and {len(images)} were given")
+        raise ModelFailed(
+            f"{self.entry.name} loads {len(self._image_keys)} images ({', '.join(self._image_keys)}), "
+            f"and {len(images)} were given: say in dicom.toml, [inputs], which series each of them is"
+        )
 
     def _run(self, images: list[MetaTensor], progress: Callable[[float], None], probability: bool) -> Answer:
         prepared = self._prepared(images)
         progress(0.1)
-        answer = self._windows(prepared.inputs, self.network, lambda part: progress(0.1 + 0.7 * part))[0].float()
-        self._check(answer, prepared.inputs)
-        meta = copy.deepcopy(prepared.image.meta)
-        prepared.data["pred"] = MetaTensor(answer, meta=meta, applied_operations=[])
+        members = members_of(self.network)
+        for index, (key, network) in enumerate(members):
+
+            def part_of_all(part: float, done: int = index) -> None:
+                progress(0.1 + 0.7 * (done + part) / len(members))
+
+            answer = self._windows(prepared.inputs, network, part_of_all)[0].float()
+            self._check(answer, prepared.inputs)
+            meta = copy.deepcopy(prepared.image.meta)
+            prepared.data[key] = MetaTensor(answer, meta=meta, applied_operations=[])
         found = self._after(prepared.data, prepared.source, probability=probability)
         progress(1.0)
         return found

@@ -54,9 +54,9 @@ def _meta_tensor(tensor: torch.Tensor, affine: torch.Tensor, *, color: bool) -> 
 
 def resampled_onto(image: MetaTensor, target: MetaTensor, mode: str = "bilinear") -> MetaTensor:
     """Interpolate an image onto the grid of another; returned as it is when it lies there already."""
-    if _same_grid(image.affine, image.shape, target.affine, target.shape):
+    if _same_grid(image.affine, image.shape[:3], target.affine, target.shape[:3]):
         return image
-    moved = _resample(MetaTensor(image[None], meta=image.meta), target.affine, tuple(target.shape), mode)
+    moved = _resample(MetaTensor(image[None], meta=image.meta), target.affine, tuple(target.shape[:3]), mode)
     return _meta_tensor(moved[0], torch.as_tensor(target.affine).clone(), color=False)
 
 

@@ -260,7 +260,7 @@ def test_missing_weights_are_named(make_entry: MakeEntry) -> None:
 
 
 def test_weights_of_another_network_are_named(make_entry: MakeEntry) -> None:
-    with pytest.raises(BundleInvalid, match=r"model\.pt is not of this network"):
+    with pytest.raises(BundleInvalid, match=r"threshold: model\.pt is not of this network: 1 shapes differ, first weight: \(3, 1, 1, 1, 1\), wanted"):
         load_bundle(saved(make_entry(), {"weight": torch.zeros(3, 1, 1, 1, 1)}))
 
 
@@ -285,7 +285,7 @@ def test_a_pickle_is_not_executed(make_entry: MakeEntry) -> None:
 def test_torchscript_is_not_executed(make_entry: MakeEntry) -> None:
     entry = make_entry()
     torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(entry.path / "models" / "model.pt"))
-    with pytest.raises(BundleInvalid, match="not a plain state_dict"):
+    with pytest.raises(BundleInvalid, match="TorchScript archive, which is a program; save torch.jit.load"):
         load_bundle(read_model(entry.path))
 
 
@@ -300,7 +300,10 @@ def test_a_checkpoint_may_hold_the_state_dict(make_entry: MakeEntry, make_volume
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.pop("inferer"), "has no inferer"),
+        (lambda config: config.pop("preprocessing"), "has no preprocessing"),
+        (lambda config: config.pop("network_def"), "has no network_def"),
+        (lambda config: config.update(inferer="%inferer"), "stands for itself"),
+        (lambda config: config.update(inferer="%nowhere::inferer"), "there is no nowhere"),
         (lambda config: config.update(network_def={"_target_": "NoSuchNet"}), "NoSuchNet is not known"),
         (lambda config: config["preprocessing"]["transforms"].append("@nothing"), "@nothing is not defined"),
         (lambda config: config.update(inferer="%other.json::inferer"), "macro"),

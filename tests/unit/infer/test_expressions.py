@@ -31,10 +31,55 @@ def allowed() -> Allowed:
         "$math.sqrt(2)",
         "$@network.features[0].weight.shape",
         "$monai.networks.nets.UNet",
+        "$monai.networks.nets.vista3d132(in_channels=@channels)",
+        "$monai.networks.nets.resnet.resnet50(pretrained=False, spatial_dims=3)",
+        "$monai.utils.CommonKeys.IMAGE",
+        "$f'{@bundle_root}/models/fold{@fold}.pt'",
+        "$@preprocessing_transforms + @extra_transforms ",
+        "$not @whether_raw",
     ],
 )
 def test_arithmetic_is_allowed(allowed: Allowed, expression: str) -> None:
     allowed.check({"key": expression}, "inference.json")
+
+
+IMPORTS = {"nn": "torch.nn", "mn": "monai.networks", "UNet": "monai.networks.nets.UNet", "os": "os", "copy": "copy"}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "$nn.Conv3d(1, 2, 1)",
+        "$mn.nets.UNet",
+        "$UNet(3, 1, 2, [4], [])",
+        "$os.path.join(@root, 'models', 'model.pt')",
+        "$copy.deepcopy(@preprocessing)",
+    ],
+)
+def test_what_imports_bind_is_known_by_what_it_stands_for(allowed: Allowed, expression: str) -> None:
+    allowed.check({"key": expression}, "inference.json", IMPORTS)
+
+
+@pytest.mark.parametrize(
+    ("imports", "expression"),
+    [
+        ({"torch": "os"}, "$torch.system('true')"),
+        ({"len": "os.system"}, "$len('true')"),
+        ({"x": "os"}, "$[(lambda x: 1), x.system('true')]"),
+        ({"bundle_file": "os"}, "$bundle_file.system('true')"),
+        ({"f": "torch.hub.load"}, "$f('a', 'b')"),
+        ({"nn": "torch.nn"}, "$nn.functional.torch.hub"),
+        ({"net": "scripts.net"}, "$net.build()"),
+        ({"os": "os"}, "$os"),
+    ],
+)
+def test_an_import_gives_no_way_round(allowed: Allowed, imports: dict[str, str], expression: str) -> None:
+    try:
+        allowed.check({"key": expression}, "inference.json", imports)
+    except BundleInvalid:
+        return
+    assert imports == {"bundle_file": "os"}, "that name is always ours"
+    assert "bundle_file" not in allowed.values(imports)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +109,14 @@ def test_arithmetic_is_allowed(allowed: Allowed, expression: str) -> None:
         ("$(lambda m: m.hub)(torch)", "module torch"),
         ("$[torch][0]", "module torch"),
         ("$(y := 1)", "NamedExpr"),
-        ("$f'{1}'", "JoinedStr"),
+        ("$f'{open(1)}'", "open"),
+        ("$(i for i in [1]).gi_frame.f_builtins['eval']('1')", "gi_frame|f_builtins"),
+        ("$[(lambda torch: 1), torch.hub.download_url_to_file('http://x', 'y')]", "torch.hub"),
+        ("$__reference.system('true')", "only expressions"),
+        ("$os.path.os.system('true')", "os.path.os.system"),
+        ("$monai.networks.nets.resnet.get_pretrained_resnet_medicalnet(50)", "get_pretrained"),
+        ("$monai.networks.nets.resnet50(pretrained=True)", "pretrained, a download"),
+        ("$nn.Linear(1, 2)", "nn.Linear"),
         ("$glob.glob('*')", "glob"),
     ],
 )
