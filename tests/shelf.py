@@ -30,6 +30,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.serve.dicomweb.deletion import deletion_handlers
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.wado import wado_handlers
+from imaging_ai.serve.dicomweb.wire import ALWAYS
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.unbroken import unbroken
 
@@ -128,7 +129,13 @@ def shelf(folder: Path, url: str = "", **options: Any) -> Iterator[Shelf]:
     SQLModel.metadata.create_all(database.engine)
     parts = storing.make_parts(database, folder, **options)
     app = Litestar(
-        [Router("/dicom-web", route_handlers=[*wado_handlers(parts), *deletion_handlers(parts)])],
+        [
+            Router(
+                "/dicom-web",
+                route_handlers=[*wado_handlers(parts), *deletion_handlers(parts)],
+                response_headers=ALWAYS,
+            )
+        ],
         state=State({"public_url": ""}),
         middleware=[unbroken],
         exception_handlers={Exception: respond},

@@ -95,8 +95,8 @@ class JournaledStore(Protocol):
 class NearStore(Protocol):
     """A store that may have bytes in memory, and can tell."""
 
-    def read_at_once(self, ref: BlobRef, start: int, length: int) -> bytes | None:
-        """Return a range of an object if nothing waits for it; else None."""
+    def fill_at_once(self, ref: BlobRef, start: int, into: memoryview) -> bool:
+        """Read a range of an object, as long as `into`, if nothing waits for it; say whether it did."""
 
 
 def open_store(url: str, *, sync: bool = True, min_free_bytes: int = 64 << 20) -> BlobStore:

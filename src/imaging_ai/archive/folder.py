@@ -21,7 +21,7 @@ from imaging_ai.archive import log
 from imaging_ai.archive.folder_writer import SMALL_BYTES, FolderWriter, storage_errors
 from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.errors import ImagingAiError, NotFound
+from imaging_ai.errors import NotFound
 
 __all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known"]
 
@@ -170,17 +170,21 @@ class FolderStore:
             _require_live(descriptor, ref)
             return data
 
-    def read_at_once(self, ref: BlobRef, start: int, length: int) -> bytes | None:
-        """Return a range of an object if the system holds it in memory, so that nothing waits for a disk; else None."""
-        begin, wanted = _range(ref, start, length)
-        buffer = bytearray(wanted)
+    def fill_at_once(self, ref: BlobRef, start: int, into: memoryview) -> bool:
+        """Read a range of an object if the system holds it in memory, so that nothing waits for a disk; say whether."""
+        if start < 0 or start + len(into) > ref.length or _KEY.fullmatch(ref.key) is None:
+            return False
         try:
-            with self._open(ref) as descriptor:
-                if os.preadv(descriptor, [buffer], begin, os.RWF_NOWAIT) == wanted:
-                    return bytes(buffer)
-        except (AttributeError, OSError, ImagingAiError):  # not this system, not this file system, not in memory
-            pass
-        return None
+            descriptor = os.open(f"{self.root}/{ref.key}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            filled = os.preadv(descriptor, [into], ref.offset + start, os.RWF_NOWAIT) == len(into)
+            return filled and not (ref.key.startswith("logs/") and log.is_erased(descriptor, ref.offset))
+        except (AttributeError, OSError):  # not this system, not this file system, not in memory
+            return False
+        finally:
+            os.close(descriptor)
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give an object in pieces."""

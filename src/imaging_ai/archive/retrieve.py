@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -31,9 +31,12 @@ from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import Gone, NotFound, StorageUnavailable, UnavailableError
 
-__all__ = ["Listed", "Retriever", "WouldWait"]
+__all__ = ["Fill", "Listed", "Retriever"]
 
 _log = logging.getLogger(__name__)
+
+#: Reads a range of an instance if nothing waits for it, and says whether it did.
+Fill = Callable[[int, memoryview], bool]
 
 _REMEMBERED_BYTES = 32 << 20
 _PIECE = 1 << 18
@@ -61,10 +64,6 @@ _SERIES = _listing("AND series.series_instance_uid = {mark}")
 _ONE_AT_ONCE = _ONE.format(mark="?")
 _DOCUMENTS = "SELECT instance_id, metadata_json FROM instance_document WHERE instance_id IN ({})"
 _STILL = text("SELECT 1 FROM instance WHERE sop_instance_uid = :instance AND blob_key = :key AND blob_offset = :offset")
-
-
-class WouldWait(Exception):
-    """Raised when bytes that were wanted at once are not in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +112,10 @@ class Retriever:
         """Return one instance. Raises `NotFound` or `Gone`."""
         return self.listed(study, series, instance)[0]
 
-    def at_once(self, study: str, series: str, instance: str) -> Source | None:
-        """Return an instance if nothing waits for it: the index is a local file and its layout remembered.
+    def one_at_once(self, study: str, series: str, instance: str) -> Listed | None:
+        """Return an instance if nothing waits for it, the index being a local file.
 
-        Reading bytes of it that are not in memory raises `WouldWait`. None does not say that it is not here.
+        None does not say that it is not here.
         """
         if self._near is None:
             return None
@@ -128,14 +127,20 @@ class Retriever:
                 connection.close()
         except (sqlite3.Error, TimeoutError):
             return None
-        if row is None or row[4:6] != (study, series):
+        return None if row is None or row[4:6] != (study, series) else _listed(row)
+
+    def at_once(self, study: str, series: str, instance: str) -> tuple[Layout, Fill] | None:
+        """Return the layout of an instance, if it is remembered, and what reads it; None as `one_at_once`."""
+        listed = self.one_at_once(study, series, instance)
+        if listed is None or self._near is None:
             return None
-        blob = BlobRef(*row[7:])
+        one = listed.instance
+        key = (listed.id, one.blob)
         with self._lock:
-            layout = self._layouts.get((row[0], blob))
-        if layout is None:
-            return None
-        return Source(row[2], instance, partial(_read_at_once, self._near, blob), blob.length, layout)
+            if (layout := self._layouts.get(key)) is None:
+                return None
+            self._layouts.move_to_end(key)
+        return layout, partial(self._near.fill_at_once, one.blob)
 
     def layout(self, listed: Listed) -> Layout:
         """Return the layout of an instance.
@@ -233,13 +238,6 @@ class Retriever:
 
 def _place(one: Listed) -> tuple[str, str]:
     return one.instance.study_instance_uid, one.instance.series_instance_uid
-
-
-def _read_at_once(store: NearStore, blob: BlobRef, start: int, length: int) -> bytes:
-    data = store.read_at_once(blob, start, length)
-    if data is None:
-        raise WouldWait
-    return data
 
 
 def _listed(row: tuple[Any, ...]) -> Listed:

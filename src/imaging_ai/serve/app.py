@@ -10,15 +10,14 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import Guard
 
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.ledger import Ledger
-from imaging_ai.serve.auth import token_guard
+from imaging_ai.serve.auth import token_check
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
-from imaging_ai.serve.guards import LOOPBACK, host_guard, refuse_malformed_host, refuse_unknown_parameters
+from imaging_ai.serve.guards import LOOPBACK, door, host_check, refuse_unknown_parameters
 from imaging_ai.serve.health import Check, health_router
 from imaging_ai.serve.jobs import jobs_router
 from imaging_ai.serve.monitoring import metrics_handler
@@ -49,21 +48,21 @@ def make_app(
     for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
     clients see it, where a proxy changes it.
     """
-    who = token_guard(tokens) if tokens else host_guard(frozenset(hosts))
-    guards: list[Guard] = [refuse_malformed_host, who]
+    doors = [door(token_check(tokens) if tokens else host_check(frozenset(hosts)))]
     api = Router(
         "/api",
         route_handlers=[jobs_router(database, ledger), studies_router(database)],
-        guards=[*guards, refuse_unknown_parameters],
+        middleware=doors,
+        guards=[refuse_unknown_parameters],
         response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
-    routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, guards)]
+    routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, doors)]
     if viewer is not None:
-        routers.append(viewer_router(viewer, guards))
+        routers.append(viewer_router(viewer, doors))
     return Litestar(
         route_handlers=[
             health_router({"database": database.ping, **(checks or {})}),
-            metrics_handler(database, guards if tokens else ()),
+            metrics_handler(database, doors if tokens else ()),
             api,
             *routers,
         ],

@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: a guard in front of every route that is not about this server's health.
+"""Who asks, and whether they may: a check in front of every route that is not about this server's health.
 
 A handler says in `opt={"needs": …}` what it needs (`core.permission`); one that says nothing needs `read` for GET and
 `administrate` for everything else, so that a forgotten word locks a door rather than opens it.
@@ -13,12 +13,12 @@ from anyio import to_thread
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
-from litestar.types import Guard
 
 from imaging_ai.core.permission import Need, may
+from imaging_ai.serve.guards import Check, require_host
 from imaging_ai.tokens import Principal, Tokens
 
-__all__ = ["need_of", "token_guard"]
+__all__ = ["need_of", "token_check"]
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -34,8 +34,8 @@ def need_of(handler: BaseRouteHandler) -> Need:
     return "read" if reads else "administrate"
 
 
-def token_guard(tokens: Tokens) -> Guard:
-    """Return a guard that lets in who shows a token whose role may do what the handler needs (RFC 6750).
+def token_check(tokens: Tokens) -> Check:
+    """Return a check that lets in who shows a token whose role may do what the handler needs (RFC 6750).
 
     A token is looked up in the database at most every two seconds: so long one that was revoked may still be used.
     """
@@ -53,7 +53,8 @@ def token_guard(tokens: Tokens) -> Guard:
             known[secret] = (now, principal)
         return principal
 
-    async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+    async def check(connection: Connection, handler: BaseRouteHandler) -> None:
+        require_host(connection)
         need = need_of(handler)
         if need == "nothing":
             return
@@ -68,7 +69,7 @@ def token_guard(tokens: Tokens) -> Guard:
         if not may(principal.role, need):
             raise PermissionDeniedException(f"the role {principal.role} may not do this: it needs {need!r}")
 
-    return guard
+    return check
 
 
 def _unauthorized(detail: str, challenge: str) -> NotAuthorizedException:

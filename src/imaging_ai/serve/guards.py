@@ -1,55 +1,87 @@
-"""What a request must be before it is answered: for this host, and with no parameter that we do not know."""
+"""What a request must be before it is answered: for this host, and with no parameter that we do not know.
+
+A guard of litestar is given a copy of the handler for every request, which takes longer than most guards; so those in
+front of everything are the door of a router (`door`), which is the same without the copy.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Awaitable, Callable, Collection
+from functools import lru_cache
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.exceptions import ClientException, ValidationException
 from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["LOOPBACK", "host_guard", "query_name", "refuse_malformed_host", "refuse_unknown_parameters"]
+__all__ = ["LOOPBACK", "Check", "Door", "door", "host_check", "query_name", "refuse_unknown_parameters", "require_host"]
 
-_HOST = re.compile(r"(?P<name>[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{0,5}))?")
+_HOST = re.compile(rb"(?P<name>[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{0,5}))?")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 Connection = ASGIConnection[Any, Any, Any, Any]
+
+#: Raises unless a request may be answered by a handler.
+Check = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
+
+#: A middleware that lets in what a check does.
+Door = Callable[[ASGIApp], ASGIApp]
 
 
 class _Misdirected(ClientException):
     status_code = 421
 
 
-def host_guard(hosts: Collection[str]) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
-    """Make a guard that answers only requests for `hosts`.
+def door(check: Check) -> Door:
+    """Make a door of a check: what it refuses never comes to a handler."""
+
+    def hung(app: ASGIApp) -> ASGIApp:
+        async def enter(scope: Scope, receive: Receive, send: Send) -> None:
+            await check(ASGIConnection(scope), scope["route_handler"])
+            await app(scope, receive, send)
+
+        return enter
+
+    return hung
+
+
+def host_check(hosts: Collection[str]) -> Check:
+    """Make a check that lets in only requests for `hosts`.
 
     A page in a browser on this machine can reach a server on loopback under a name of its own (DNS rebinding), and
     would read patient data with nobody asked; its requests carry that name.
     """
 
-    async def guard(connection: Connection, _handler: BaseRouteHandler) -> None:
-        if _host_name(connection).lower() not in hosts:
+    async def check(connection: Connection, _handler: BaseRouteHandler) -> None:
+        if require_host(connection) not in hosts:
             raise _Misdirected("this server does not answer for the host that the request names")
 
-    return guard
+    return check
 
 
-async def refuse_malformed_host(connection: Connection, _handler: BaseRouteHandler) -> None:
-    """Refuse a request whose Host is none, or that has several: addresses in answers are made of it."""
-    _host_name(connection)
+def require_host(connection: Connection) -> str:
+    """Return the host that a request names, without its port, in lower case; "" when it names none.
 
-
-def _host_name(connection: Connection) -> str:
-    """Return the host that a request names, without its port."""
-    named = connection.headers.getall("host", [])
-    match = _HOST.fullmatch(named[0]) if len(named) == 1 else None
-    if named and (match is None or int(match["port"] or 0) > 0xFFFF):
+    Raises
+    ------
+    ClientException
+        If that is none, or if there are several: addresses in answers are made of it.
+    """
+    named = [value for name, value in connection.scope["headers"] if name == b"host"]
+    host = _host_name(named[0]) if len(named) == 1 else None if named else ""
+    if host is None:
         raise ClientException("the Host of the request is not one host with, perhaps, a port")
-    return match["name"] if match else ""
+    return host
+
+
+@lru_cache(maxsize=256)  # nearly always the same one
+def _host_name(named: bytes) -> str | None:
+    match = _HOST.fullmatch(named)
+    return None if match is None or int(match["port"] or 0) > 0xFFFF else match["name"].decode().lower()
 
 
 def query_name(handler: BaseRouteHandler, name: str) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import Guard
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -27,6 +26,7 @@ from imaging_ai.core.job import JobState
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import JobRow
 from imaging_ai.errors import DatabaseUnavailable
+from imaging_ai.serve.guards import Door
 
 __all__ = ["LedgerCollector", "metrics_handler"]
 
@@ -104,12 +104,12 @@ def _counters() -> CollectorRegistry:
     return registry
 
 
-def metrics_handler(database: Database, guards: Sequence[Guard] = ()) -> HTTPRouteHandler:
-    """Answer `/metrics`, to whoever the guards let through."""
+def metrics_handler(database: Database, doors: Sequence[Door] = ()) -> HTTPRouteHandler:
+    """Answer `/metrics`, to whoever the doors let through."""
     ledger = CollectorRegistry()
     ledger.register(LedgerCollector(database))
 
-    @get("/metrics", sync_to_thread=True, include_in_schema=False, guards=list(guards), opt={"needs": "metrics"})
+    @get("/metrics", sync_to_thread=True, include_in_schema=False, middleware=list(doors), opt={"needs": "metrics"})
     def metrics() -> Response[bytes]:
         exposition = generate_latest(_counters()) + generate_latest(ledger)
         return Response(exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -15,7 +15,7 @@ from litestar import Litestar
 from litestar.types import ASGIApp
 
 from imaging_ai.errors import ConfigError
-from imaging_ai.process import die_with_parent
+from imaging_ai.process import die_with_parent, keep_memory
 from imaging_ai.serve.hearing import heard_out
 
 __all__ = ["serve_http"]
@@ -78,6 +78,7 @@ def serve_http(
 
 def _load(factory: Callable[[], Litestar], parent: int) -> ASGIApp:
     die_with_parent(parent)
+    keep_memory()
     return heard_out(factory())
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from litestar import HttpMethod, Request, Response, Router, route
-from litestar.types import Guard
 
 from imaging_ai.errors import NotFound
 from imaging_ai.serve.dicomweb.wire import not_modified, takes_gzip
+from imaging_ai.serve.guards import Door
 from imaging_ai.serve.viewer_config import app_config
 from imaging_ai.serve.viewer_files import ViewerFile, ViewerFiles, ViewerFolder
 
@@ -32,7 +32,7 @@ _FOR_EVER = "public, max-age=31536000, immutable"
 AnyRequest = Request[Any, Any, Any]
 
 
-def viewer_router(folder: Path, guards: Sequence[Guard] = ()) -> Router:
+def viewer_router(folder: Path, doors: Sequence[Door] = ()) -> Router:
     """Answer everything under `/viewer` from the installation in `folder`."""
     viewer = ViewerFolder(folder)
 
@@ -49,7 +49,7 @@ def viewer_router(folder: Path, guards: Sequence[Guard] = ()) -> Router:
     return Router(
         PATH,
         route_handlers=[page, file],
-        guards=list(guards),
+        middleware=list(doors),
         response_headers={
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Opener-Policy": "same-origin",

@@ -94,6 +94,21 @@ def test_a_key_from_outside_opens_nothing(store: FolderStore, tmp_path: Path) ->
             store.read(BlobRef(key, 0, 6))
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what is in memory")
+def test_what_is_in_memory_is_read_at_once_and_nothing_else(store: FolderStore) -> None:
+    first, second = store.put(b"a" * 5000), store.put(b"b" * 5000)
+    buffer = memoryview(bytearray(3000))
+    assert store.fill_at_once(first, 2000, buffer)
+    assert bytes(buffer) == b"a" * 3000
+    assert not store.fill_at_once(first, 2001, buffer), "it never leaves the object"
+    assert not store.fill_at_once(first, -1, buffer)
+    assert not store.fill_at_once(BlobRef("../index.db", 0, 5000), 0, buffer)
+    assert not store.fill_at_once(BlobRef(first.key.replace(first.key[-8:], "ffff.log"), 64, 5000), 0, buffer)
+    store.delete(second)
+    assert not store.fill_at_once(second, 0, buffer), "what was erased reads as zeros"
+    assert store.fill_at_once(first, 0, buffer)
+
+
 def test_below_the_free_space_nothing_is_begun(tmp_path: Path) -> None:
     full = FolderStore(tmp_path, min_free_bytes=1 << 62)
     with pytest.raises(StorageUnavailable, match="is full"):

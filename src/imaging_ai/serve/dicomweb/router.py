@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from litestar import Router
-from litestar.types import Guard
 
 from imaging_ai.serve.dicomweb.capabilities import capabilities_handlers
 from imaging_ai.serve.dicomweb.deletion import deletion_handlers
@@ -16,11 +15,13 @@ from imaging_ai.serve.dicomweb.stow import stow_handlers
 from imaging_ai.serve.dicomweb.ups import ups_handlers
 from imaging_ai.serve.dicomweb.uri import uri_handlers
 from imaging_ai.serve.dicomweb.wado import wado_handlers
+from imaging_ai.serve.dicomweb.wire import ALWAYS
+from imaging_ai.serve.guards import Door
 
 __all__ = ["dicomweb_router"]
 
 
-def dicomweb_router(parts: Parts, guards: Sequence[Guard] = ()) -> Router:
+def dicomweb_router(parts: Parts, doors: Sequence[Door] = ()) -> Router:
     """Make the router of everything under `/dicom-web`. Unknown query parameters are ignored here (PS3.18 8.3.1)."""
     handlers = [
         *stow_handlers(parts),
@@ -34,7 +35,7 @@ def dicomweb_router(parts: Parts, guards: Sequence[Guard] = ()) -> Router:
     return Router(
         "/dicom-web",
         route_handlers=[*capabilities_handlers(handlers), *handlers],
-        guards=list(guards),
-        response_headers={"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"},
+        middleware=list(doors),
+        response_headers=ALWAYS,
         include_in_schema=False,
     )

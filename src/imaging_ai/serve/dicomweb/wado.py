@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from litestar import Response, get
 from litestar.concurrency import sync_to_thread
 from litestar.handlers import BaseRouteHandler
 from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.errors import NotAcceptable, NotDicom
@@ -75,14 +76,15 @@ class _Reader:
         """
 
         @get(f"{_INSTANCE}/frames/{{frames:str}}", opt=_READS)
-        async def retrieve_frames(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> Answer:
+        async def retrieve_frames(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp:
             numbers = frame_numbers(frames)
             place = uid(study, "study"), uid(series, "series"), uid(instance, "instance")
-            source = self._retriever.at_once(*place)
-            if source is not None and (answer := answer_at_once(request, source, numbers)):
+            there = self._retriever.at_once(*place)
+            if there is not None and (answer := answer_at_once(request, *there, numbers)):
                 self._parts.accesses.note(request, "read-frames", "series", series)
                 return answer
-            return await sync_to_thread(self._frames, request, place, numbers)
+            answered = await sync_to_thread(self._frames, request, place, numbers)
+            return cast("ASGIApp", answered)  # litestar makes one of it
 
         return retrieve_frames
 

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 
 from litestar import Response
 from litestar.response import Stream
 
-from imaging_ai.archive.document import DEFLATED, EXPLICIT_LITTLE_ENDIAN
-from imaging_ai.archive.retrieve import Listed, Retriever, WouldWait
+from imaging_ai.archive.document import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN
+from imaging_ai.archive.layout import Layout
+from imaging_ai.archive.retrieve import Fill, Listed, Retriever
 from imaging_ai.archive.transcode import NATIVE, Source, frame, refusal
 from imaging_ai.errors import BadParameterError, NotAcceptable, NotDicom, NotFound
 from imaging_ai.serve.dicomweb.media import AnyRequest, accepted
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms
-from imaging_ai.serve.dicomweb.wire import Part, multipart
+from imaging_ai.serve.dicomweb.wire import Part, Whole, multipart
 
 __all__ = ["answer_at_once", "answer_frames", "chosen_form", "content_type", "frame_numbers", "frame_reader"]
 
 _MOST_FRAMES = 10_000
 _AT_ONCE = 4 << 20  # so many bytes are answered in one piece
+
+#: Frames of these are not given as they lie in the file.
+_NOT_AS_THEY_LIE = (DEFLATED, EXPLICIT_BIG_ENDIAN)
 
 
 def frame_numbers(text: str) -> tuple[int, ...]:
@@ -77,21 +82,40 @@ def answer_frames(
     return _at_once([first, *map(read, numbers[1:])], form)
 
 
-def answer_at_once(request: AnyRequest, source: Source, numbers: Sequence[int]) -> Response[bytes] | None:
-    """Answer with a frame as it is stored, if its bytes are in memory; None leaves the rest to `answer_frames`."""
-    layout = source.layout
-    if len(numbers) != 1 or not 1 <= numbers[0] <= layout.frames.count:
+def answer_at_once(request: AnyRequest, layout: Layout, fill: Fill, numbers: Sequence[int]) -> Whole | None:
+    """Answer with a frame whose bytes go out as they lie in memory; None leaves the rest to `answer_frames`."""
+    frames, stored = layout.frames, layout.transfer_syntax_uid
+    if len(numbers) != 1 or not 1 <= numbers[0] <= frames.count or frames.frame_bits % 8 or stored in _NOT_AS_THEY_LIE:
         return None
-    if sum(length for _, length in layout.frames.ranges(numbers[0])) > _AT_ONCE:
+    ranges = frames.ranges(numbers[0])
+    if not 0 < sum(size for _, size in ranges) <= _AT_ONCE:
         return None
-    form = next(frame_forms(accepted(request), layout.transfer_syntax_uid), None)
-    if form is None or not _as_stored(source, form.transfer_syntax):
+    form = next(frame_forms(accepted(request), stored), None)
+    if form is None or not _as_stored(stored, form.transfer_syntax):
         return None
-    try:
-        data = frame(source, numbers[0], form.transfer_syntax)
-    except WouldWait:
-        return None
-    return _at_once((data,), form) if form.multipart else Response(data, media_type=content_type(form))
+    if not form.multipart:
+        return _whole(_filled(fill, ranges), content_type(form))
+    boundary = secrets.token_hex(16)
+    body = _filled(fill, ranges, _head(form, boundary), f"\r\n--{boundary}--\r\n".encode())
+    return _whole(body, _multipart_type(form, boundary))
+
+
+def _whole(body: bytes | None, media_type: str) -> Whole | None:
+    return None if body is None else Whole(body, media_type)
+
+
+def _filled(fill: Fill, ranges: Sequence[tuple[int, int]], head: bytes = b"", tail: bytes = b"") -> bytes | None:
+    """Return a body whose middle is read right to where it is sent from; None if its bytes are not in memory."""
+    body, position = BytesIO(), len(head)
+    body.write(head)
+    body.seek(position + sum(size for _, size in ranges) - 1)
+    body.write(b"\0" + tail)
+    with body.getbuffer() as view:
+        for start, size in ranges:
+            if not fill(start, view[position : position + size]):
+                return None
+            position += size
+    return body.getvalue()
 
 
 def chosen_form(source: Source, forms: Iterator[Form], *, many: bool) -> Form:
@@ -137,11 +161,10 @@ def content_type(form: Form) -> str:
 
 def _refusal(source: Source, target: str) -> str:
     """Say why frames cannot be given; those of a damaged instance that are whole can, as they are stored."""
-    return "" if _as_stored(source, target) else refusal(source.layout, target)
+    return "" if _as_stored(source.layout.transfer_syntax_uid, target) else refusal(source.layout, target)
 
 
-def _as_stored(source: Source, target: str) -> bool:
-    stored = source.layout.transfer_syntax_uid
+def _as_stored(stored: str, target: str) -> bool:
     return target == stored or (target == EXPLICIT_LITTLE_ENDIAN and stored in NATIVE)
 
 
@@ -154,7 +177,15 @@ def _parts(read: Callable[[int], bytes], numbers: Sequence[int], first: bytes, f
 def _at_once(frames: Sequence[bytes], form: Form) -> Response[bytes]:
     """Answer with parts as one body: nearly every viewer asks for one frame at a time."""
     boundary = secrets.token_hex(16)
-    head = f"--{boundary}\r\nContent-Type: {content_type(form)}\r\n\r\n".encode("latin-1")
+    head = _head(form, boundary)
     pieces = [piece for one in frames for piece in (head, one, b"\r\n")]
     body = b"".join([*pieces, f"--{boundary}--\r\n".encode()])
-    return Response(body, media_type=f'multipart/related; type="{form.media_type}"; boundary="{boundary}"')
+    return Response(body, media_type=_multipart_type(form, boundary))
+
+
+def _head(form: Form, boundary: str) -> bytes:
+    return f"--{boundary}\r\nContent-Type: {content_type(form)}\r\n\r\n".encode("latin-1")
+
+
+def _multipart_type(form: Form, boundary: str) -> str:
+    return f'multipart/related; type="{form.media_type}"; boundary="{boundary}"'

@@ -13,16 +13,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
+from litestar.types import Receive, Scope, Send
 
 from imaging_ai.errors import BadParameterError
 
 __all__ = [
+    "ALWAYS",
     "Part",
+    "Whole",
     "answer",
     "base_url",
     "begun",
@@ -37,6 +41,12 @@ __all__ = [
 ]
 
 AnyRequest = Request[Any, Any, Any]
+
+#: Headers of every answer of DICOMweb.
+ALWAYS: Mapping[str, str] = MappingProxyType(
+    {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+)
+_ALWAYS = tuple((name.lower().encode(), value.encode()) for name, value in ALWAYS.items())
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _WORTH_COMPRESSING = 1_024
@@ -118,6 +128,20 @@ def takes(request: AnyRequest, *names: str) -> bool:
         if coding.strip() in names:
             return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer that is all in memory: one status and one body, which nothing between here and the server copies."""
+
+    body: bytes
+    media_type: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it (ASGI)."""
+        described = ((b"content-type", self.media_type.encode("latin-1")), (b"content-length", b"%d" % len(self.body)))
+        await send({"type": "http.response.start", "status": 200, "headers": [*_ALWAYS, *described]})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
 @dataclass(frozen=True, slots=True)

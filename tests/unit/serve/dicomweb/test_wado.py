@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,9 @@ import phantoms
 from imaging_ai.archive.encoders import ENCODERS
 from imaging_ai.core.identity import new_uid
 from imaging_ai.db.tables import AuditEventRow
+from imaging_ai.serve.dicomweb import wado
 from imaging_ai.serve.dicomweb.native import from_xml
-from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf
+from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf, split
 
 IMPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 RLE, BASELINE, JPEG_LOSSLESS, JPEG_LS, J2K, HTJ2K = (
@@ -400,8 +402,35 @@ def test_big_endian_and_deflated_frames_come_little_endian(server: Shelf, real_d
     (ds,) = ct(name="deflated")
     ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.1.99")
     (path,) = server.put(ds)
-    assert server.parts_of(f"{path}/frames/1", OHIF)[0].body == ds.PixelData
+    for _ in range(2):
+        assert server.parts_of(f"{path}/frames/1", OHIF)[0].body == ds.PixelData
     assert server.get(f"{path}/frames/2", OHIF).status_code == 404
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what is in memory")
+def test_a_frame_in_memory_is_the_same_as_one_that_is_read_and_wakes_no_thread(
+    server: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fragments = encapsulated(ct(name="fragments")[0], J2K, [b"\xff\x4f\xff\x51" + bytes(60)])
+    fragments.PixelData = encapsulate([bytes(range(200))], fragments_per_frame=3)
+    native, many, fragmented = server.put(ct()[0], multi_frame(), fragments)
+    asked = [
+        (f"{native}/frames/1", OHIF),
+        (f"{native}/frames/1", 'application/octet-stream; transfer-syntax="*"'),
+        (f"{many}/frames/3", OCTETS),
+        (f"{fragmented}/frames/1", OHIF),
+    ]
+    before = [server.get(*one) for one in asked]
+    monkeypatch.setattr(wado, "sync_to_thread", None)
+    for one, answer in zip(asked, before, strict=True):
+        again = server.get(*one)
+        assert again.status_code == answer.status_code == 200
+        assert set(again.headers) == set(answer.headers), "nothing is left out because it is quick"
+        assert again.headers["cache-control"] == "private, no-cache"
+        if "multipart" in answer.headers["content-type"]:
+            assert split(again) == split(answer)
+        else:
+            assert (again.content, again.headers) == (answer.content, answer.headers)
 
 
 @pytest.mark.parametrize("frames", ["0", "2", "1,2", "999999999", "1,0"])
