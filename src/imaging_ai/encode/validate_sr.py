@@ -45,6 +45,7 @@ _OF_EACH_GROUP = {
     "111003": "algorithm version",
 }
 _REFERENCED_SEGMENT, _SOURCE_SERIES = "121191", "121232"
+_PRESENCE, _PROBABILITIES = "121052", ("122157", "111012")
 
 
 def check_sr(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
@@ -138,6 +139,18 @@ def _check_group(group: Dataset, path: str, series: set[str]) -> None:
         said = [item for item in group.ContentSequence if item.ValueType in ("NUM", "CODE")]
         known = ("121071", "276214006", "363698007", "111000")  # finding, its category and site, algorithm family
         require(any(_concept(item) not in known for item in said), path, "says nothing of its finding")
+        _check_evaluation(group, path)
+
+
+def _check_evaluation(group: Dataset, path: str) -> None:
+    """Check that what is probable is also said to be present or absent, and how probable things can be."""
+    numbers = [number for concept in _PROBABILITIES for number in _children(group, concept)]
+    for measured in (_only(number.MeasuredValueSequence) for number in numbers):
+        in_percent = measured.MeasurementUnitsCodeSequence[0].CodeValue == "%"
+        require(in_percent and 0 <= float(measured.NumericValue) <= 100, path, "a probability that is none")
+    if numbers:
+        both = len(numbers) == 1 and len(_children(group, _PRESENCE)) == 1
+        require(both, path, "a probability without one word on whether it is present")
 
 
 def _lines(group: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
