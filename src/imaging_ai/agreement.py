@@ -7,6 +7,7 @@ probabilities of reports by the largest difference of a number.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections import defaultdict
@@ -61,16 +62,20 @@ class Agreement:
         return "; ".join(said) or "the same findings"
 
 
-def compare(one: Iterable[bytes], other: Iterable[bytes]) -> Agreement:
+def compare(one: Iterable[bytes | memoryview], other: Iterable[bytes | memoryview]) -> Agreement:
     """Compare the objects (PS3.10 files) of two runs on the same series."""
     first, second = list(one), list(other)
-    if sorted(first) == sorted(second):
+    if _digests(first) == _digests(second):
         return Agreement(identical=True)
     ours, theirs = [dcmread(io.BytesIO(file)) for file in first], [dcmread(io.BytesIO(file)) for file in second]
     dice = _dice(_masks(ours), _masks(theirs))
     maps, only_maps = _map_differences(ours, theirs)
     numbers, only_numbers = _number_differences(_numbers(ours), _numbers(theirs))
     return Agreement(False, dice, maps | numbers, (*only_maps, *only_numbers))
+
+
+def _digests(files: Sequence[bytes | memoryview]) -> list[bytes]:
+    return sorted(hashlib.sha256(file).digest() for file in files)
 
 
 def _of(objects: Sequence[Dataset], *sop_classes: str) -> Iterator[Dataset]:

@@ -53,7 +53,7 @@ class Shadows:
         self._archive = archive
         self._ledger = ledger
 
-    def note(self, job: Job, objects: Iterable[bytes]) -> None:
+    def note(self, job: Job, objects: Iterable[bytes | memoryview]) -> None:
         """Compare a job that has just completed with its twins that have; what goes wrong here costs no job."""
         ours = list(objects)
         for twin in self._twins(job):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -12,14 +10,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pydicom
 import pytest
 
+from e2e.commands import ask, command, refused
 from e2e.server import Process, Server, push, renamed
-from imaging_ai.cli import main
 from imaging_ai.core.job import JobState
 from phantoms import ball, series, threshold_bundle, write
 from services import free_port, wait_until
@@ -70,38 +67,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[
 def idle(tmp_path: Path) -> Server:
     """An installation where nothing runs."""
     return Server(tmp_path / "idle")
-
-
-def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on an installation, in this process: starting Python takes longer than most commands."""
-    out, err, root = io.StringIO(), io.StringIO(), logging.getLogger()
-    kept = root.handlers[:], root.level
-    try:
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            for name, value in server.environment.items():
-                patch.setenv(name, value)
-            main(list(arguments))
-    except SystemExit as exited:
-        code = int(exited.code or 0)
-    finally:
-        root.handlers[:], level = kept
-        root.setLevel(level)
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
-def ask(server: Server, *arguments: str) -> str:
-    """Run a command that must do its work; return what it prints."""
-    done = command(server, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def refused(server: Server, *arguments: str, code: int = 1) -> str:
-    """Run a command that must fail, in readable words; return them."""
-    done = command(server, *arguments)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 # -- run

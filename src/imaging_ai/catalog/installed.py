@@ -41,11 +41,15 @@ class Catalog:
         if path is None and (version := self._choices().get(name)):
             wanted = folder_of(name, version)
             raise NotFound(
-                f"the model {name!r} means {wanted!r}, which is not installed; choose another by `models use`"
+                f"the model {name!r} means {wanted!r}, which is not there; choose another by `models use`"
             )
         if path is None:
             raise NotFound(f"no model {name!r}; installed: {', '.join(self.names()) or 'none'}")
         return self._entry(path, name)
+
+    def folders(self) -> tuple[str, ...]:
+        """Name the folders that hold a model, in order: every version once."""
+        return tuple(sorted(self._paths_by_folder()))
 
     def versions(self, name: str) -> tuple[ModelEntry, ...]:
         """Return the versions of a model: the current one first, then the others by their folders."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from imaging_ai.cli.common import as_json, echo_json, echo_table, settings_of
+
+if TYPE_CHECKING:
+    from imaging_ai.catalog import Catalog, ModelEntry
 
 __all__ = ["models"]
 
 
 @click.group()
 def models() -> None:
-    """Look at the installed models, and add one."""
+    """Look at the installed models, add them, and choose among their versions."""
 
 
 @models.command("list")
@@ -24,23 +29,39 @@ def list_models(context: click.Context, json_output: bool) -> None:
     """List the models with version and digest."""
     from imaging_ai import wiring
 
-    catalog = wiring.make_catalog(settings_of(context))
-    entries = [catalog.get(name) for name in catalog.names()]
+    rows = list(_versions(wiring.make_catalog(settings_of(context))))
     if json_output:
-        echo_json(
-            [{"name": one.name, "version": one.version, "digest": one.digest, "path": one.path} for one in entries]
-        )
+        keys = ("name", "version", "current", "digest", "queue", "path")
+        echo_json([{key: current if key == "current" else getattr(one, key) for key in keys} for one, current in rows])
         return
-    rows = [(one.name, one.version, one.digest[:12], one.queue, one.path) for one in entries]
-    echo_table(("name", "version", "digest", "queue", "path"), rows, empty="no models")
+    columns = ("name", "version", "current", "digest", "queue", "path")
+    shown = [
+        (one.name, one.version, "yes" if current else "", one.digest[:12], one.queue, one.path) for one, current in rows
+    ]
+    echo_table(columns, shown, empty="no models")
+
+
+def _versions(catalog: Catalog) -> Iterator[tuple[ModelEntry, bool]]:
+    """Yield every version of every model, and whether the model's name means it."""
+    names = set(catalog.names())
+    for plain in sorted({name.partition("@")[0] for name in names}):
+        if plain in names:
+            current, *others = catalog.versions(plain)
+            yield current, True
+        else:
+            others = [catalog.get(name) for name in sorted(names) if name.partition("@")[0] == plain]
+        yield from ((one, False) for one in others)
 
 
 @models.command("check")
 @click.argument("name")
+@click.option("--trial/--no-trial", default=True, show_default=True, help="Run it on a phantom, too.")
 @click.pass_context
-def check(context: click.Context, name: str) -> None:
-    """Say what a model takes and gives and what its dicom.toml lacks, and load it."""
+def check(context: click.Context, name: str, trial: bool) -> None:
+    """Say what a model takes and gives and what its dicom.toml lacks, load it, and run it on a phantom."""
     from imaging_ai import wiring
+    from imaging_ai.infer.selftest import try_out
+    from imaging_ai.wiring.models import load_model
 
     settings = settings_of(context)
     entry = wiring.make_catalog(settings).get(name)
@@ -51,9 +72,14 @@ def check(context: click.Context, name: str) -> None:
     for sentence in entry.missing():
         click.echo(f"  missing  {sentence}")
     began = time.perf_counter()
-    model = wiring.load_model(settings, name)
+    model = load_model(settings, name)
     seconds = time.perf_counter() - began
     click.echo(f"  loads    in {seconds:.1f} s on {model.device}, {model.nbytes / 1e6:.1f} MB of weights")
+    if trial:
+        shown = try_out(model)
+        grid = " x ".join(map(str, shown.shape))
+        click.echo(f"  runs     in {shown.seconds:.1f} s on a phantom of {grid}: {shown.answer}")
+        click.echo(f"  memory   {shown.peak_bytes / 1e6:.0f} MB beyond the model at most")
 
 
 @models.command("add")
@@ -61,10 +87,77 @@ def check(context: click.Context, name: str) -> None:
 @click.option("--name", help="Name to install it under; default: the folder's or file's own.")
 @click.pass_context
 def add(context: click.Context, source: Path, name: str | None) -> None:
-    """Install a bundle, a folder or a ZIP file, into the data directory."""
-    from imaging_ai import wiring
+    """Install a bundle, a folder or a ZIP file; of a model that is there, as the version that its name now means."""
+    from imaging_ai.wiring.models import install_model
 
-    entry = wiring.install_model(settings_of(context), source, name)
+    _tell(install_model(settings_of(context), source, name))
+
+
+@models.command("pull")
+@click.argument("name")
+@click.option("--version", default="", help="Which version; default: the newest.")
+@click.option(
+    "--source",
+    type=click.Choice(["monaihosting", "huggingface_hub", "github", "ngc"]),
+    default="monaihosting",
+    show_default=True,
+    help="Where MONAI looks for it.",
+)
+@click.option("--repo", default="", help="Repository at that source, as MONAI wants it.")
+@click.option("--url", default="", metavar="URL", help="A ZIP file, in place of a source.")
+@click.option("--digest", default="", metavar="SHA-256", help="Install it only if it has this digest, or begins so.")
+@click.option("--name", "install_as", default="", help="Name to install it under; default: its own.")
+@click.pass_context
+def pull(context: click.Context, /, name: str, **options: str) -> None:
+    """Fetch a bundle of the MONAI Model Zoo, and install it as `add` does."""
+    from imaging_ai.wiring.models import pull_model
+
+    _tell(pull_model(settings_of(context), name, **options))
+
+
+@models.command("use")
+@click.argument("name", metavar="NAME@VERSION")
+@click.pass_context
+def use(context: click.Context, name: str) -> None:
+    """Let a model's name mean this version; jobs that are scheduled already keep theirs."""
+    from imaging_ai.wiring.models import use_model
+
+    entry = use_model(settings_of(context), name)
+    click.echo(f"{entry.name} is now version {entry.version}, digest {entry.digest[:12]}")
+
+
+@models.command("rollback")
+@click.argument("name")
+@click.pass_context
+def rollback(context: click.Context, name: str) -> None:
+    """Let a model's name mean what it meant before."""
+    from imaging_ai.wiring.models import roll_back_model
+
+    entry = roll_back_model(settings_of(context), name)
+    click.echo(f"{entry.name} is version {entry.version} again, digest {entry.digest[:12]}")
+
+
+@models.command("agreement")
+@click.argument("name", metavar="NAME@VERSION")
+@as_json
+@click.pass_context
+def agreement(context: click.Context, name: str, json_output: bool) -> None:
+    """Say how far a version that runs in the shadow agrees with the one that counts."""
+    from imaging_ai.wiring.models import make_shadows
+
+    report = make_shadows(settings_of(context)).report(name)
+    if json_output:
+        echo_json(report)
+        return
+    click.echo(f"{name}: {report.compared} runs compared, {report.identical} identical, {report.only_in_one} one-sided")
+    rows = [
+        (f"Dice of {part}", f"median {mid:.4f}", f"{low:.4f}", job) for part, (mid, low, job) in report.dice.items()
+    ]
+    rows += [(f"difference in {part}", "", f"{most:g}", job) for part, (most, job) in report.differences.items()]
+    echo_table(("what", "median", "worst", "job"), rows, empty="nothing was compared yet")
+
+
+def _tell(entry: ModelEntry) -> None:
     click.echo(f"{entry.name} {entry.version} is installed, digest {entry.digest}")
     for sentence in entry.missing():
         click.echo(f"  missing: {sentence}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.error import URLError
+from zipfile import BadZipFile
 
 from imaging_ai.errors import BundleInvalid, UnavailableError
 
@@ -28,6 +30,8 @@ def fetch(
     """
     from monai.bundle.scripts import download
 
+    for talkative in ("monai.bundle.scripts", "monai.apps.utils"):
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)  # what is worth saying is raised
     where = url or source
     try:
         download(
@@ -41,7 +45,7 @@ def fetch(
         )
     except (URLError, OSError, RuntimeError) as error:
         raise UnavailableError(f"{name} could not be fetched from {where}: {_line(error)}") from error
-    except (ValueError, KeyError) as error:  # an answer that is none, or a version that is not there
+    except (ValueError, KeyError, BadZipFile) as error:  # an answer that is none, or a version that is not there
         raise BundleInvalid(f"{name} from {where}: {_line(error)}") from error
     found = sorted(folder.glob("*/configs/inference.*")) + sorted(folder.glob("configs/inference.*"))
     if not found:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.orphans import ListedStore, OrphanSweep
-from imaging_ai.catalog import Catalog, ModelEntry
+from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
 from imaging_ai.core.job import Job
 from imaging_ai.db import migrate
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
     from imaging_ai.doctor import Finding
-    from imaging_ai.infer.model import LoadedModel
-    from imaging_ai.infer.registry import Registry
     from imaging_ai.pipeline import Pipeline
     from imaging_ai.receive.policy import IPNetwork
     from imaging_ai.receive.scp import StorageScp
@@ -65,9 +63,7 @@ __all__ = [
     "examine",
     "explain_folder",
     "find_destination",
-    "install_model",
     "install_viewer",
-    "load_model",
     "make_archive",
     "make_catalog",
     "make_current_database",
@@ -303,6 +299,7 @@ def make_pipeline(settings: Settings) -> Pipeline:
     """Build the pipeline, in a runner's process; this is where the model libraries are imported."""
     from imaging_ai import logs
     from imaging_ai.pipeline import Pipeline
+    from imaging_ai.wiring.models import make_registry
 
     logs.configure(settings.log.level, settings.log.style)
     database = make_database(settings)
@@ -311,25 +308,11 @@ def make_pipeline(settings: Settings) -> Pipeline:
         make_archive(settings, database),
         make_ledger(settings, database),
         make_deliveries(settings, database),
-        _make_registry(settings),
+        make_registry(settings),
     )
 
 
-def _make_registry(settings: Settings) -> Registry:
-    from imaging_ai.infer.device import choose_device
-    from imaging_ai.infer.registry import Registry
-
-    device = choose_device(settings.worker.device, threads=settings.worker.threads)
-    options = settings.models
-    return Registry(make_catalog(settings), device, options.memory_mb << 20, allow_scripts=options.allow_scripts)
-
-
 # -- one-off work for the command line
-
-
-def load_model(settings: Settings, name: str) -> LoadedModel:
-    """Load a model into this process."""
-    return _make_registry(settings).get(name)
 
 
 def explain_folder(settings: Settings, folder: Path) -> str:
@@ -338,13 +321,6 @@ def explain_folder(settings: Settings, folder: Path) -> str:
     from imaging_ai.route.explain import render
 
     return "\n".join(render(explain(folder, make_rules(settings), make_catalog(settings))))
-
-
-def install_model(settings: Settings, source: Path, name: str | None) -> ModelEntry:
-    """Copy a bundle (a folder or a ZIP file) into the data directory's models."""
-    from imaging_ai.install import install
-
-    return install(source, settings.data_path / "models", name)
 
 
 def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
@@ -364,6 +340,7 @@ def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
 def examine(settings: Settings) -> list[Finding]:
     """Try every part of this installation as it will be used, for `imaging-ai doctor`."""
     from imaging_ai import doctor
+    from imaging_ai.wiring.models import load_model
 
     found = [doctor.check_settings(lambda: make_rules(settings))]
     if not found[0].ok:
