@@ -8,10 +8,11 @@ from sqlalchemy import Connection, Table, insert, select
 from sqlmodel import SQLModel
 
 from imaging_ai.core.finding import ClassDescription, Code, Evaluation
+from imaging_ai.db.tables import EvaluationRow
 
 __all__ = ["evaluations_of", "keep_evaluations"]
 
-_EVALUATION: Table = SQLModel.metadata.tables["evaluation"]
+_EVALUATION: Table = SQLModel.metadata.tables[str(EvaluationRow.__tablename__)]
 
 
 def keep_evaluations(connection: Connection, job_id: int, evaluations: Sequence[Evaluation]) -> None:
