@@ -113,7 +113,7 @@ class Frames:
         return self._image
 
     def decode(self, frame_number: int, *, rgb: bool = False) -> NDArray[Any]:
-        """Return one frame as (rows, columns) or (rows, columns, samples).
+        """Return one frame as (rows, columns) or (rows, columns, samples), perhaps read-only.
 
         Raises
         ------
@@ -232,7 +232,7 @@ def _frames_of_dataset(ds: Dataset) -> Frames:
 def iterate_frames(
     source: Dataset | bytes, *, frame_numbers: Sequence[int] | None = None, rgb: bool = False
 ) -> Iterator[NDArray[Any]]:
-    """Give the frames one after the other; memory holds one at a time."""
+    """Give the frames one after the other, as `Frames.decode`; memory holds one at a time."""
     frames = open_frames(source)
     for number in frame_numbers or range(1, len(frames) + 1):
         yield frames.decode(number, rgb=rgb)
@@ -253,8 +253,6 @@ def decode_frames(
         raise NotDicom(f"the pixel data is damaged: {frames.error}")
     numbers = frame_numbers or range(1, len(frames) + 1)
     first = frames.decode(numbers[0], rgb=rgb)
-    if len(numbers) == 1:
-        return first[np.newaxis]
     result = np.empty((len(numbers), *first.shape), first.dtype)
     result[0] = first
     for index, number in enumerate(numbers[1:], start=1):

@@ -76,9 +76,8 @@ def native_values(data: bytes, image: Image, bit_offset: int) -> NDArray[Any]:
         frame = np.moveaxis(values.reshape(image.samples, image.rows, image.columns), 0, -1)
     else:
         frame = values.reshape(image.shape)
-    if image.floating:
-        return frame.astype(image.dtype)
-    return _significant(frame.astype(image.dtype), image.bits_allocated, image.high_bit, image.bits_stored)
+    frame = frame.astype(image.dtype, copy=False)
+    return frame if image.floating else _significant(frame, image.bits_allocated, image.high_bit, image.bits_stored)
 
 
 def stored_values(frame: NDArray[Any], image: Image) -> NDArray[Any]:
@@ -87,12 +86,16 @@ def stored_values(frame: NDArray[Any], image: Image) -> NDArray[Any]:
         raise ValueError("the codestream has other rows, columns or samples than the data set")
     if frame.dtype.itemsize < image.dtype.itemsize and frame.dtype.kind == "u":
         frame = frame.astype(f"u{image.dtype.itemsize}")
-    return _significant(frame.astype(image.dtype), image.bits_allocated, image.bits_stored - 1, image.bits_stored)
+    frame = frame.astype(image.dtype, copy=False)
+    return _significant(frame, image.bits_allocated, image.bits_stored - 1, image.bits_stored)
 
 
 def _significant(frame: NDArray[Any], allocated: int, high_bit: int, stored: int) -> NDArray[Any]:
-    """Keep the stored bits only, and give them their sign."""
+    """Keep the stored bits only, and give them their sign; a frame that has nothing else, as most, stays as it is."""
     if stored == allocated or allocated == 1:
+        return frame
+    least, most = (-1 << (stored - 1), 1 << (stored - 1)) if frame.dtype.kind == "i" else (0, 1 << stored)
+    if high_bit == stored - 1 and frame.min(initial=0) >= least and frame.max(initial=0) < most:
         return frame
     left: Any = frame.dtype.type(allocated - 1 - high_bit)
     significant: NDArray[Any] = (frame << left) >> frame.dtype.type(allocated - stored)

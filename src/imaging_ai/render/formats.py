@@ -25,7 +25,7 @@ def encode(picture: Picture, media_type: str, *, quality: int | None = None, icc
     level = quality or DEFAULT_QUALITY
     whole_colours = level >= DEFAULT_QUALITY
     if media_type == "image/jpeg" and not icc_profile:  # other threads run meanwhile, as they cannot with Pillow
-        return bytes(imagecodecs.jpeg_encode(picture, level, subsampling="444" if whole_colours else "420"))
+        return bytes(imagecodecs.jpeg8_encode(picture, level, subsampling="444" if whole_colours else "420"))
     options: dict[str, Any] = {"icc_profile": icc_profile} if icc_profile else {}
     if media_type == "image/jpeg":
         options |= {"quality": level, "subsampling": 0 if whole_colours else 2}

@@ -1,7 +1,7 @@
 """The grayscale pipeline (PS3.4 N.2.1, PS3.3 C.11.1 and C.11.2): stored values to 256 levels.
 
 Modality LUT (rescale or table), then one VOI transformation (table or window), then inversion for MONOCHROME1. Stored
-values of up to 16 bits go through one table of all of them; everything else is computed pixel by pixel.
+values of up to 16 bits go through one table of all that there may be; everything else is computed pixel by pixel.
 """
 
 from __future__ import annotations
@@ -93,10 +93,11 @@ class Grayscale:
     voi: Window | LookupTable
     inverted: bool = False
 
-    def levels(self, stored: NDArray[Any]) -> Levels:
-        """Return the levels of a frame of stored values."""
+    def levels(self, stored: NDArray[Any], bits: int = 16) -> Levels:
+        """Return the levels of a frame of stored values, of which integers have no more than `bits` bits."""
         if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2 and stored.size > 1 << 14:
-            return np.take(_table(self, stored.dtype), np.ascontiguousarray(stored).view(_unsigned(stored.dtype)))
+            table = _table(self, stored.dtype, min(bits, 8 * stored.dtype.itemsize))
+            return np.take(table, stored, mode="wrap")  # values below 0 are at its end
         levels = np.empty(stored.shape, np.uint8)
         rows = max(_PIXELS_AT_ONCE // max(stored.shape[1], 1), 1)
         for top in range(0, len(stored), rows):
@@ -108,13 +109,10 @@ class Grayscale:
         return levels_of(self.voi.shades(values), inverted=self.inverted)
 
 
-def _unsigned(of: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(f"u{of.itemsize}")
-
-
 @lru_cache(maxsize=64)  # the images of a series mostly have the same; lookup tables are each their own
-def _table(gray: Grayscale, dtype: np.dtype[Any]) -> Levels:
-    return gray._levels(np.arange(1 << 8 * dtype.itemsize, dtype=_unsigned(dtype)).view(dtype))
+def _table(gray: Grayscale, dtype: np.dtype[Any], bits: int) -> Levels:
+    values = np.arange(1 << bits)
+    return gray._levels(np.where(values >> (bits - 1), values - (1 << bits), values) if dtype.kind == "i" else values)
 
 
 def levels_of(shades: Values, *, inverted: bool = False) -> Levels:

@@ -45,7 +45,7 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
     left, top, right, bottom = region.box(columns, rows, wish.region_name)
     part = (slice(top, bottom), slice(left, right))
     if frame.ndim == 2:
-        levels = _gray(source, frame_number, frame, wish.window, part)
+        levels = _gray(source, frame_number, frame, wish.window, part, image.bits_stored)
     else:
         levels = rgb_of(frame[part], image.photometric_interpretation, image.bits_stored)
     if region.flip_horizontally:
@@ -75,14 +75,14 @@ def _decoded(source: Source, frame_number: int) -> tuple[NDArray[Any], ImagePixe
 
 
 def _gray(
-    source: Source, frame_number: int, frame: NDArray[Any], window: Window | None, part: tuple[slice, slice]
+    source: Source, frame_number: int, frame: NDArray[Any], window: Window | None, part: tuple[slice, slice], bits: int
 ) -> Picture:
     """Return the pixels of a part of a frame of one sample; what it gets by default depends on the whole."""
     if source.sop_class_uid in _SEGMENTATIONS:
         return _segments(source, frame, part)
     if text(source.elements, "PhotometricInterpretation") == "PALETTE COLOR":
         return palette_rgb(source, frame[part])
-    levels = grayscale_of(source, frame_number, frame, window).levels(frame[part])
+    levels = grayscale_of(source, frame_number, frame, window).levels(frame[part], bits)
     supplemental = has_supplemental_palette(source, frame_number)
     return supplemented(source, frame[part], levels) if supplemental else levels
 

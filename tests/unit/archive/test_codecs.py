@@ -156,6 +156,17 @@ def test_bits_above_the_stored_ones_are_no_part_of_the_value() -> None:
     assert np.array_equal(frames[0], CT % 4096)
 
 
+@pytest.mark.parametrize("ends", [(-2048, 2047), (-2049, 0), (0, 2048)])
+def test_values_at_the_ends_of_their_bits_stay_and_those_past_them_wrap_round(ends: tuple[int, int]) -> None:
+    pixels = np.tile(np.asarray(ends, np.int16), (4, 2))
+    (frame,) = decoded(image(pixels, pixels.tobytes(), ExplicitVRLittleEndian, BitsStored=12))
+    assert np.array_equal(frame, (pixels.astype(int) + 2048) % 4096 - 2048)
+
+
+def test_decoded_frames_can_be_written_to() -> None:
+    assert decode_frames(image(CT, CT.tobytes(), ExplicitVRLittleEndian)).flags.writeable
+
+
 def test_twelve_bit_jpeg_decodes() -> None:
     pixels = (PHOTO.astype(np.uint16) * 16)[:, :]
     codestream = imagecodecs.jpeg_encode(pixels, level=98, bitspersample=12)

@@ -176,6 +176,15 @@ def test_large_and_small_frames_go_through_the_same_transformation() -> None:
     assert np.array_equal(gray.levels(large)[:64, :64], gray.levels(RAMP))
 
 
+@pytest.mark.parametrize("bits", [1, 8, 9, 12, 15, 16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_table_of_so_many_bits_says_what_is_computed_of_each_value(bits: int, *, signed: bool) -> None:
+    gray = Grayscale(Rescale(1.5, -7), Window(300, 2500, "sigmoid"))
+    low = -(1 << (bits - 1)) if signed else 0
+    values = np.resize(np.arange(low, low + (1 << bits)).astype(np.int16 if signed else np.uint16), (256, 256))
+    assert np.array_equal(gray.levels(values, bits), gray.levels(values.astype(np.int32)))
+
+
 def test_a_lookup_table_is_clamped_at_both_ends() -> None:
     table = LookupTable(np.asarray([10, 20, 30], np.uint16), first=5, bits=8)
     assert table.of(np.asarray([-1e30, 4, 5, 6, 7, 8, np.nan, np.inf])).tolist() == [10, 10, 10, 20, 30, 30, 10, 30]

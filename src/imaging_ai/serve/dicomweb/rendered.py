@@ -52,26 +52,23 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
     @get(paths("rendered"), opt={"needs": "read"}, name="retrieve-rendered")
     async def retrieve_rendered(request: AnyRequest) -> Response[Any]:
-        return await rendering.run(lambda: _retrieve(parts, rendering, request))
+        place, wish = Place.of(request), rendered_query.wish(request)
+        response = await _retrieve(rendering, request, place, wish)
+        parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
+        return response
 
     return [retrieve_rendered, *thumbnail_handlers(parts, rendering)]
 
 
-def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
-    place, wish = Place.of(request), rendered_query.wish(request)
-    ranges = accepted(request)
-    answering = Answering(rendering, request, wish)
+async def _retrieve(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> Response[Any]:
+    ranges, answering = accepted(request), Answering(rendering, request, wish)
     if place.series is None or place.instance is None:
-        response = answering.everything(place.stored(rendering.retriever), ranges)
-    else:
-        stored, source = rendering.find(place.study, place.series, place.instance)
-        place.check_frames(source)
-        if category_of(source) == "image":
-            response = answering.image(stored, source, place.frames, ranges)
-        else:
-            response = answering.text(stored, source, best_of(ranges, offers_of(source)))
-    parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
-    return response
+        return await rendering.run(lambda: answering.everything(place.stored(rendering.retriever), ranges))
+    stored, source = await rendering.find(place.study, place.series, place.instance)
+    place.check_frames(source)
+    if category_of(source) == "image":
+        return await answering.image(stored, source, place.frames, ranges)
+    return await answering.text(stored, source, best_of(ranges, offers_of(source)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Answering:
     request: AnyRequest
     wish: Wish
 
-    def image(
+    async def image(
         self, stored: StoredInstance, source: Source, frames: tuple[int, ...], ranges: tuple[MediaType, ...]
     ) -> Response[Any]:
         """Answer with frames of an instance, with all of them when none are named."""
@@ -95,26 +92,32 @@ class Answering:
         media_type = MediaType.parse(chosen)
         if media_type.multipart:
             numbers = frames or tuple(range(1, source.frame_count + 1))
-            return self._stream(self._frames(stored, source, numbers, media_type.part))
+            parts = self._frames(stored, source, numbers, media_type.part)
+            return await self.rendering.run(lambda: self._stream(parts))
         if media_type.essence == "image/gif" and not frames and source.frame_count > 1:
-            return self.moving(stored, source)
-        return self.frame(stored, source, (frames or (source.representative_frame(),))[0], media_type.essence)
+            return await self.moving(stored, source)
+        number = frames[0] if frames else source.representative_frame()
+        return await self.frame(stored, source, number, media_type.essence)
 
-    def frame(self, stored: StoredInstance, source: Source, number: int, media_type: str) -> Response[bytes]:
+    async def frame(self, stored: StoredInstance, source: Source, number: int, media_type: str) -> Response[bytes]:
         """Answer with one frame."""
         etag = self._etag(stored, media_type, number)
         held = not_modified(self.request, etag)
-        body = b"" if held else self.rendering.image(stored, source, number, media_type, self.wish)
+        body = b"" if held else await self.rendering.image_soon(stored, source, number, media_type, self.wish)
         return answer(self.request, body, media_type, etag=etag)
 
-    def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
+    async def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
         """Answer with all frames in one moving image."""
         etag = self._etag(stored, "image/gif", 0)
-        body = b"" if not_modified(self.request, etag) else self.rendering.moving(source, self.wish)
+        held = not_modified(self.request, etag)
+        body = b"" if held else await self.rendering.run(lambda: self.rendering.moving(source, self.wish))
         return answer(self.request, body, "image/gif", etag=etag)
 
-    def text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
+    async def text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
         """Answer with a report, or with the document an instance encapsulates."""
+        return await self.rendering.run(lambda: self._text(stored, source, media_type))
+
+    def _text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
         etag = self._etag(stored, media_type, 0)
         headers = dict(_HARMLESS) if media_type.startswith("text/") else {}
         if not_modified(self.request, etag):

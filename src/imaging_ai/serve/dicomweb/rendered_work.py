@@ -7,15 +7,14 @@ at a time, so that memory stays bounded.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
-
-import anyio
-import anyio.to_thread
 
 from imaging_ai.archive.document import Document
 from imaging_ai.archive.retrieve import Retriever
@@ -51,14 +50,14 @@ class Rendering:
     def __init__(self, parts: Parts) -> None:
         self.retriever = Retriever(parts.database, parts.archive.store, parts.describer)
         self._describer = parts.describer
-        self._limiter = anyio.CapacityLimiter((os.cpu_count() or 1) + 1)
+        self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1, "rendering")
         self._large = threading.Lock()
         self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES)
         self._images = Recent[tuple[BlobRef, int, str, Wish], bytes](_KEPT_IMAGES_BYTES)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in a thread of its kind."""
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def each(self, results: Iterator[Result]) -> AsyncIterator[Result]:
         """Give results one by one, each made in such a thread when it is wanted."""
@@ -70,8 +69,17 @@ class Rendering:
         """Open an instance."""
         return self._opened(stored, lambda: self._describer.document_of(stored))
 
-    def find(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
-        """Look one instance up and open it. Raises `NotFound`, or `Gone` when it was deleted."""
+    async def find(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
+        """Look one instance up and open it. Raises `NotFound`, or `Gone` when it was deleted.
+
+        What is open already is there sooner than a thread would wake.
+        """
+        listed = self.retriever.one_at_once(study, series, instance)
+        if listed and (source := self._sources.get(listed.instance.blob)):
+            return listed.instance, source
+        return await self.run(lambda: self._find(study, series, instance))
+
+    def _find(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
         found = self._describer.find(instance)
         if found is None or (found[0].study_instance_uid, found[0].series_instance_uid) != (study, series):
             stored = self.retriever.one(study, series, instance).instance  # says what is wrong, mostly
@@ -86,6 +94,13 @@ class Rendering:
             if not source.inflated:
                 self._sources.keep(stored.blob, source, len(source.document.json))
         return source
+
+    async def image_soon(
+        self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish
+    ) -> bytes:
+        """Return one frame as an image file, from a thread unless it is kept."""
+        kept = self._images.get((stored.blob, frame_number, media_type, wish))
+        return kept or await self.run(lambda: self.image(stored, source, frame_number, media_type, wish))
 
     def image(self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         """Return one frame as an image file."""

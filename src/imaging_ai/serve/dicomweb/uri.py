@@ -31,35 +31,39 @@ def uri_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
     @get(["/", "/wado"], opt={"needs": "read"}, name="retrieve-by-uri")
     async def retrieve_by_uri(request: AnyRequest) -> Response[Any]:
-        return await rendering.run(lambda: _retrieve(parts, rendering, request))
+        return await _retrieve(parts, rendering, request)
 
     return [retrieve_by_uri]
 
 
-def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
+async def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[Any]:
     wanted = asked(request)
     if wanted.dicom:
-        listed = rendering.retriever.one(wanted.study, wanted.series, wanted.instance)
-        response = answer_instances(rendering.retriever, request, [listed], single=True, ranges=wanted.ranges)
+        response = await rendering.run(lambda: _object(rendering, request, wanted))
     else:
-        response = _rendered(rendering, request, wanted)
+        response = await _rendered(rendering, request, wanted)
     action = "read-instances" if wanted.dicom else "read-rendered"
     parts.accesses.note(request, action, "instance", wanted.instance)
     return response
 
 
-def _rendered(rendering: Rendering, request: AnyRequest, wanted: Asked) -> Response[Any]:
-    stored, source = rendering.find(wanted.study, wanted.series, wanted.instance)
+def _object(rendering: Rendering, request: AnyRequest, wanted: Asked) -> Response[Any]:
+    listed = rendering.retriever.one(wanted.study, wanted.series, wanted.instance)
+    return answer_instances(rendering.retriever, request, [listed], single=True, ranges=wanted.ranges)
+
+
+async def _rendered(rendering: Rendering, request: AnyRequest, wanted: Asked) -> Response[Any]:
+    stored, source = await rendering.find(wanted.study, wanted.series, wanted.instance)
     answering = Answering(rendering, request, wanted.wish)
     if category_of(source) != "image":
         if wanted.frame_number is not None:
             raise BadParameterError("frameNumber", "the instance is no image")
-        return answering.text(stored, source, best_of(wanted.ranges, offers_of(source)))
+        return await answering.text(stored, source, best_of(wanted.ranges, offers_of(source)))
     media_type = best_of(wanted.ranges, IMAGES)
     number = _frame_number(source, wanted.frame_number)
     if media_type == "image/gif" and wanted.frame_number is None and source.frame_count > 1:
-        return answering.moving(stored, source)
-    return answering.frame(stored, source, number, media_type)
+        return await answering.moving(stored, source)
+    return await answering.frame(stored, source, number, media_type)
 
 
 def _frame_number(source: Source, wanted: int | None) -> int:

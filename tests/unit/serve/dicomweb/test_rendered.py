@@ -19,6 +19,7 @@ from sqlmodel import select
 
 import encoded
 import phantoms
+from imaging_ai.archive.deletion import delete_instances
 from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.errors import ImagingAiError
 from rendering import Web, open_web, path_of, pixels
@@ -332,6 +333,18 @@ def test_what_a_client_holds_is_not_sent_again(web: Web) -> None:
         assert (again.status_code, again.content) == (304, b"")
     changed = web.get(path_of(CT[2]) + "/rendered", window="1,2,linear")
     assert changed.headers["etag"] != web.get(path_of(CT[2]) + "/rendered").headers["etag"]
+
+
+def test_an_image_that_was_rendered_a_moment_ago_is_gone_with_its_instance(tmp_path: Path) -> None:
+    path = path_of(CT[0]) + "/rendered"
+    with open_web(tmp_path) as web:
+        web.keep(*CT[:2])
+        assert web.get(path).content == web.get(path).content
+        with web.archive.database.write() as session:
+            delete_instances(session, [CT[0].SOPInstanceUID])
+        assert web.get(path).status_code == 410
+        elsewhere = path_of(CT[1]).replace(CT[1].StudyInstanceUID, "1.2.3") + "/rendered"
+        assert web.get(path_of(CT[1]) + "/rendered").status_code == 200 and web.get(elsewhere).status_code == 404
 
 
 def test_wrong_methods_are_405(web: Web) -> None:
