@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage
+from scipy import ndimage
 
 from imaging_ai.core.finding import Algorithm, Code, Finding, SegmentDescription
 from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import check, encode_results
 
@@ -69,8 +71,11 @@ def label_map(shape: tuple[int, int, int], segments: int) -> NDArray[np.uint8]:
 
 
 def with_imaging_ai(volume: Volume, labels: NDArray[np.uint8], segments: int) -> tuple[bytes, dict[str, float]]:
-    findings = [Finding(n, ORGAN, labels == n, f"organ {n}", derive_uid("t", str(n))) for n in range(1, segments + 1)]
     before, start, busy = _peak_mb(), time.perf_counter(), time.process_time()
+    findings = []
+    for number, box in enumerate(ndimage.find_objects(labels, segments), 1):
+        region = Region(labels.shape, box, labels[box] == number)
+        findings.append(Finding(number, ORGAN, region, f"organ {number}", derive_uid("t", str(number))))
     (seg,) = encode_results(volume, findings, MODEL, job_uid="2.25.2", created_at=1.7e9, kinds=("SEG",))
     figures = _figures(before, start, busy)
     start = time.perf_counter()

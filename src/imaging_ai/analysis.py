@@ -84,6 +84,8 @@ def analyse(
         created_at=created_at,
         kinds={*wanted.kinds, "KO"} if reject_superseded else wanted.kinds,
         lines=wanted.lines,
+        segmentation=wanted.segmentation,
+        probability=heat.values if heat else None,
         maps=[heat] if heat else [],
         pictures=pictures,
         supersedes=supersedes,
@@ -110,7 +112,7 @@ def _infer(
     evaluations = classify(model, given, job_uid, progress)
     if entry.classifier and not entry.segments:
         return (), None, evaluations
-    answer = model.answer(given, progress, probability="PM" in entry.outputs.kinds)
+    answer = model.answer(given, progress, probability=entry.outputs.probability)
     heat = probability_map(answer.probability, entry) if answer.probability is not None else None
     return find(answer.labels, first, entry, job_uid), heat, evaluations
 
@@ -139,7 +141,8 @@ def _provenance(model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapp
             "device_uid": entry.algorithm.device_uid,
             "parameters": dict(entry.algorithm.parameters),
         },
-        "notes": [*model.notes, *(note for volume in volumes.values() for note in volume.notes)],
+        "out_of_distribution": None if model.unlike is None else round(model.unlike, 3),
+        "notes": [*model.notes, *model.doubts, *(note for volume in volumes.values() for note in volume.notes)],
         "device": str(model.device),
         "host": platform.machine(),
         "python": platform.python_version(),

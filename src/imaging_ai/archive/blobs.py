@@ -44,7 +44,7 @@ class BlobStore(Protocol):
     def begin(self, size_hint: int | None = None) -> BlobWriter:
         """Open a new object for writing."""
 
-    def put(self, data: bytes) -> BlobRef:
+    def put(self, data: bytes | memoryview) -> BlobRef:
         """Store one object, durable on return."""
 
     def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:

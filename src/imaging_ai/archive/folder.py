@@ -70,7 +70,7 @@ class FolderStore:
                 buffer = self._spare.pop() if self._spare else bytearray(SMALL_BYTES)
         return FolderWriter(self, buffer)
 
-    def put(self, data: bytes) -> BlobRef:
+    def put(self, data: bytes | memoryview) -> BlobRef:
         """Store one object, durable on return."""
         writer = self.begin(len(data))
         try:

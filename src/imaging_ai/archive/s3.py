@@ -76,7 +76,7 @@ class S3Store:
         """Open a new object for writing."""
         return _SpooledWriter(self, self._spool_folder, on_disk=(size_hint or 0) > _SPOOL_BYTES)
 
-    def put(self, data: bytes) -> BlobRef:
+    def put(self, data: bytes | memoryview) -> BlobRef:
         """Store one object, durable on return."""
         return self._upload(data, len(data))
 
@@ -117,7 +117,7 @@ class S3Store:
             except (NotFoundError, FileNotFoundError):
                 return
 
-    def _upload(self, source: bytes | IO[bytes], length: int) -> BlobRef:
+    def _upload(self, source: bytes | memoryview | IO[bytes], length: int) -> BlobRef:
         key = uuid.uuid4().hex
         key = f"{key[:2]}/{key}"
         try:

@@ -11,6 +11,7 @@ import msgspec
 from imaging_ai.catalog.classes import Class, Classifier, Classify, classes_from, classifier_of, remarks_on
 from imaging_ai.catalog.digest import bundle_digest, files_of
 from imaging_ai.catalog.explaining import Explaining
+from imaging_ai.catalog.familiar import Familiarity
 from imaging_ai.catalog.limits import Limits
 from imaging_ai.catalog.metadata import modality_of, read_metadata
 from imaging_ai.catalog.outputs import Outputs
@@ -50,6 +51,7 @@ class _DicomToml(Table, frozen=True):
     classes: tuple[Class, ...] = ()
     classify: Classify = Classify()
     explain: Explaining = Explaining()
+    out_of_distribution: Familiarity = Familiarity()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class ModelEntry:
     remarks: tuple[str, ...] = ()
     explain: Explaining = field(default_factory=Explaining)
     classifier: Classifier | None = None
+    familiarity: Familiarity = field(default_factory=Familiarity)
 
     @property
     def queue(self) -> str:
@@ -134,6 +137,7 @@ def read_model(path: Path, name: str = "") -> ModelEntry:
         outputs=described.outputs if segments or not classifier else described.outputs.without_segments(),
         classifier=classifier,
         explain=described.explain,
+        familiarity=described.out_of_distribution,
     )
 
 

@@ -171,11 +171,15 @@ class ParametricMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A picture of findings for viewers that show nothing else: RGB ``(rows, columns, 3)``, of one slice of a grid."""
+    """A picture of findings for viewers that show nothing else: RGB ``(rows, columns, 3)``, of one slice of a grid.
+
+    `shows` is what is drawn over the image where that is a map, else findings are.
+    """
 
     pixels: NDArray[np.uint8]
     slice: int
     caption: str
+    shows: Code | None = None
 
 
 ResultKind = Literal["SEG", "SR", "PM", "SC", "KO"]

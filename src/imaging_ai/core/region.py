@@ -1,6 +1,7 @@
 """Where on a grid something is: a mask, kept as the part of it that is not empty.
 
-A hundred organs of a CT as masks of the whole grid are eight gigabytes; each within its own box, some hundred megabytes.
+A hundred organs of a CT as masks of the whole grid are eight gigabytes; each within its own box, some hundred
+megabytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Box", "Region"]
 
-Box = tuple[slice, slice, slice]
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +59,7 @@ class Region:
     @property
     def slices(self) -> NDArray[np.intp]:
         """The slices that have a voxel of it, in order."""
-        return np.flatnonzero(self.inside.any(axis=(1, 2))) + self.box[0].start
+        return np.flatnonzero(np.any(self.inside, axis=(1, 2))) + np.intp(self.box[0].start)
 
     @property
     def areas(self) -> NDArray[np.intp]:
@@ -84,9 +85,9 @@ class Region:
 
 def _box(mask: NDArray[np.bool_]) -> Box:
     """Return the smallest box that holds all that is true."""
-    slices = _span(mask.any(axis=(1, 2)))
-    plane = mask[slices].any(axis=0)
-    return slices, _span(plane.any(axis=1)), _span(plane.any(axis=0))
+    slices = _span(np.any(mask, axis=(1, 2)))
+    plane = np.any(mask[slices], axis=0)
+    return slices, _span(np.any(plane, axis=1)), _span(np.any(plane, axis=0))
 
 
 def _span(present: NDArray[np.bool_]) -> slice:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping
 from typing import TypeAlias
 
-__all__ = ["Item", "element", "item", "read_elements", "read_items", "sequence"]
+__all__ = ["Item", "element", "first_from", "item", "read_elements", "read_items", "sequence"]
 
 #: An item as read: tag to raw value, or to the items of a sequence.
 Item: TypeAlias = "Mapping[int, tuple[str, bytes | list[Item]]]"
@@ -71,6 +71,32 @@ def read_items(data: bytes, start: int, end: int, memo: Memo | None = None) -> t
         items.append(found)
     _require_within(at, end)
     return items, at
+
+
+def first_from(data: bytes | memoryview, start: int, tag: int) -> int:
+    """Return where the first element with this tag or a later one begins, from the element at `start` on.
+
+    Raises
+    ------
+    ValueError
+        If an element before it is longer than the data, or of undefined length.
+    """
+    at = start
+    while at < len(data):
+        _require_within(at + 8, len(data))
+        group, number, vr, length = _SHORT.unpack_from(data, at)
+        if (group << 16 | number) >= tag:
+            return at
+        at += 8
+        if vr.decode("latin-1") in _LONG_VRS:
+            _require_within(at + 4, len(data))
+            (length,) = struct.unpack_from("<I", data, at)
+            at += 4
+        if length == _UNDEFINED:
+            raise ValueError("an element of undefined length")
+        at += length
+    _require_within(at, len(data))
+    return at
 
 
 def _item_header(data: bytes, at: int) -> tuple[int, int]:

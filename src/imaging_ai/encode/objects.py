@@ -31,5 +31,5 @@ class EncodedObject:
     sop_instance_uid: str
     sop_class_uid: str
     series_instance_uid: str
-    data: bytes = field(repr=False)
+    data: bytes | memoryview = field(repr=False)
     related: frozenset[str] = frozenset()

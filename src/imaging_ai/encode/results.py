@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from imaging_ai.core.finding import Algorithm, Code, Evaluation, Finding, ParametricMap, Picture, ResultKind
+import numpy as np
+from numpy.typing import NDArray
+
+from imaging_ai.core.finding import (
+    Algorithm,
+    Code,
+    Evaluation,
+    Finding,
+    ParametricMap,
+    Picture,
+    ResultKind,
+    SegmentationType,
+)
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.kos import encode_rejection
 from imaging_ai.encode.objects import EncodedObject, Predecessor
@@ -27,6 +39,8 @@ def encode_results(
     created_at: float,
     kinds: Collection[ResultKind] = ("SEG", "SR"),
     lines: bool = False,
+    segmentation: SegmentationType = "binary",
+    probability: NDArray[np.float32] | None = None,
     maps: Sequence[ParametricMap] = (),
     pictures: Sequence[Picture] = (),
     supersedes: Sequence[Predecessor] = (),
@@ -51,6 +65,10 @@ def encode_results(
         superseded, when `supersedes` is not empty.
     lines
         Whether a second SR has the measured distances as lines.
+    segmentation
+        The type of the SEG; BINARY where segments overlap that a label map is wanted of.
+    probability
+        What a FRACTIONAL one says within the segments, of each voxel of the grid.
     supersedes
         The objects of the run that this one replaces.
     further_sources
@@ -84,7 +102,7 @@ def encode_results(
         remark=remark,
     )
     found = [finding for finding in findings if finding.found]
-    seg = encode_seg(volume, found, provenance) if found and "SEG" in kinds else None
+    seg = encode_seg(volume, found, provenance, segmentation, probability) if found and "SEG" in kinds else None
     results = [seg] if seg else []
     if "SR" in kinds:
         results.append(encode_sr(findings, seg, provenance, procedure, evaluations))

@@ -46,8 +46,9 @@ def _image(picture: Picture, volume: Volume) -> Dataset:
     ds.ImageType, ds.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
     ds.PatientOrientation = list(volume.grid.patient_orientation)
     ds.ImageComments = text(picture.caption, 1024)
-    ds.DerivationDescription = text(f"Findings drawn over the source image: {picture.caption}", 1024)
-    ds.DerivationCodeSequence = [code_item(_SEGMENTATION)]
+    drawn = picture.shows.meaning if picture.shows else "Findings"
+    ds.DerivationDescription = text(f"{drawn} drawn over the source image: {picture.caption}", 1024)
+    ds.DerivationCodeSequence = [code_item(picture.shows or _SEGMENTATION)]
     ds.SourceImageSequence = [_source(volume, picture.slice)]
     ds.ReferencedSeriesSequence = [_series(ds.SourceImageSequence[0], volume)]
     ds.BurnedInAnnotation = "NO"

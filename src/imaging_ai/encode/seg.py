@@ -1,15 +1,15 @@
-"""Findings to a Segmentation (PS3.3 A.51): BINARY, on the source's grid and in its Frame of Reference.
+"""Findings to a Segmentation (PS3.3 A.51): BINARY, FRACTIONAL or LABELMAP, on the source's grid.
 
 highdicom makes the object for two by two pixels, so that modules, segments and codes are its own and its work does not
-grow with the source. The two things that do grow, the item of each frame and the bits, are written here by hand.
-Other kinds of segmentation (LABELMAP, FRACTIONAL) differ in exactly these two: the choice belongs in `encode_seg`.
+grow with the source. The two things that do grow, the item of each frame and the pixels, are written here by hand, into
+one piece of memory whose pages are touched only where there is something: most of a hundred organs is nothing.
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
@@ -18,64 +18,88 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 
 from imaging_ai.core.colour import DISPLAY_COLOURS
-from imaging_ai.core.finding import Algorithm, Code, Finding
+from imaging_ai.core.finding import Algorithm, Code, Finding, SegmentationType
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.explicit import element, item, sequence
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.planes import place, plane_groups, shared_groups
 from imaging_ai.encode.provenance import Provenance, code_item, serialize, stand_in
+from imaging_ai.encode.seg_pixels import ALL_SEGMENTS, Pixels, binary, fractional, labelmap, overlap
 from imaging_ai.encode.source import text
+from imaging_ai.errors import ResultInvalid
 
 __all__ = ["encode_seg"]
 
 _SEGMENTATION = Code("113076", "DCM", "Segmentation")
-
-_WHOLE_BYTES = 8  # as many frames are whole bytes, whatever their size
-
-
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """One frame of the result: which segment (from 1), which slice (from 0), and the slice's rank among those used."""
-
-    segment: int
-    slice: int
-    rank: int
+_LONGEST_VALUE = 0xFFFFFFFE
 
 
-def encode_seg(volume: Volume, found: Sequence[Finding], provenance: Provenance) -> EncodedObject:
-    """Encode the findings that were found, as segments 1, 2, … in their order; empty frames are left out."""
-    frames = tuple(_frames(found))
-    ds = _skeleton(found, provenance)
+def encode_seg(
+    volume: Volume,
+    found: Sequence[Finding],
+    provenance: Provenance,
+    wanted: SegmentationType = "binary",
+    probability: NDArray[np.float32] | None = None,
+) -> EncodedObject:
+    """Encode the findings that were found, as segments 1, 2, … in their order; empty frames are left out.
+
+    Segments that overlap are BINARY where a label map is wanted, which cannot hold them.
+
+    Parameters
+    ----------
+    probability
+        Of each voxel of the grid, from 0 to 1; FRACTIONAL has that of the voxels within each segment.
+
+    Raises
+    ------
+    ResultInvalid
+        If the result is too large for an instance, or FRACTIONAL and without a probability.
+    """
+    regions = [finding.region for finding in found]
+    overlapping = overlap(regions)
+    if wanted == "fractional":
+        if probability is None:
+            raise ResultInvalid("a fractional segmentation needs the probability of each voxel")
+        pixels = fractional(regions, probability)
+    else:
+        pixels = labelmap(regions) if wanted == "labelmap" and not overlapping else binary(regions)
+    if pixels.length > _LONGEST_VALUE:
+        raise ResultInvalid("the segments need more than 4 GB, which no instance can hold")
+    ds = _skeleton(found, provenance, pixels)
     provenance.complete(ds, "SEG")
     place(ds, volume, provenance)
-    ds.NumberOfFrames = len(frames)
-    rows = _rows_of_bits(found, frames)
-    ds.SegmentsOverlap = "YES" if _overlap(rows, frames) else "NO"
+    for keyword, value in pixels.attributes.items():
+        setattr(ds, keyword, value)
+    ds.NumberOfFrames = sum(len(slices) for _, slices in pixels.frames)
+    ds.SegmentsOverlap = "YES" if overlapping else "NO"
     ds.SharedFunctionalGroupsSequence = [shared_groups(volume)]
     organization = derive_uid(provenance.job_uid, "SEG", "dimensions")
     for dimension in (*ds.DimensionIndexSequence, *ds.DimensionOrganizationSequence):
         dimension.DimensionOrganizationUID = organization
-    pixels = _pixel_data(rows, volume.grid.rows * volume.grid.columns)
-    data = b"".join(
-        (
-            serialize(ds),
-            sequence(0x52009230, *_per_frame_groups(volume, frames)),
-            struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, pixels.nbytes),
-            pixels.data,
-        )
-    )
+    data = _file(serialize(ds) + sequence(0x52009230, *_per_frame_groups(volume, pixels)), pixels)
     return EncodedObject(
         "SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, data, provenance.further_instances
     )
 
 
-def _skeleton(found: Sequence[Finding], provenance: Provenance) -> Dataset:
+def _file(head: bytes, pixels: Pixels) -> memoryview:
+    """Return the whole file, its pixels behind `head`."""
+    head += struct.pack("<HH2sHI", 0x7FE0, 0x0010, pixels.vr.encode(), 0, pixels.length)
+    memory = mmap.mmap(-1, len(head) + pixels.length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[: len(head)] = head
+    pixels.write(np.frombuffer(memory, np.uint8, pixels.length, len(head)))
+    return memoryview(memory).toreadonly()
+
+
+def _skeleton(found: Sequence[Finding], provenance: Provenance, pixels: Pixels) -> Dataset:
     """Let highdicom make everything that does not depend on the size of the source."""
+    segmentation_type = hd.seg.SegmentationTypeValues(pixels.attributes["SegmentationType"])
+    labelled = segmentation_type == hd.seg.SegmentationTypeValues.LABELMAP
     ds = hd.seg.Segmentation(
         source_images=[stand_in(provenance.study_instance_uid, "1.2", CTImageStorage, "1.2.3")],
-        pixel_array=np.ones((1, 2, 2, len(found)), np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        pixel_array=np.ones((1, 2, 2) if labelled else (1, 2, 2, len(found)), np.uint8),
+        segmentation_type=segmentation_type,
         segment_descriptions=[_segment(number, each, provenance.algorithm) for number, each in enumerate(found, 1)],
         series_instance_uid=provenance.uid("SEG", "series"),
         series_number=1,
@@ -89,6 +113,8 @@ def _skeleton(found: Sequence[Finding], provenance: Provenance) -> Dataset:
         content_description=text(f"Segments found by {provenance.algorithm.name}", 64),
     )
     ds.ContentCreatorName = ""  # type 2, and left out by highdicom
+    # highdicom describes the background too, and viewers (OHIF) then give each segment the colour of the one before it
+    ds.SegmentSequence = [segment for segment in ds.SegmentSequence if segment.SegmentNumber != ALL_SEGMENTS]
     for keyword in ("PixelData", "PerFrameFunctionalGroupsSequence", "DimensionOrganizationType"):
         if keyword in ds:
             delattr(ds, keyword)
@@ -117,59 +143,25 @@ def _segment(number: int, finding: Finding, algorithm: Algorithm) -> hd.seg.Segm
     )
 
 
-def _frames(found: Sequence[Finding]) -> Iterator[_Frame]:
-    used = [np.flatnonzero(finding.mask.any(axis=(1, 2))) for finding in found]
-    rank = {int(k): position for position, k in enumerate(np.unique(np.concatenate(used)), 1)}
-    for segment, slices in enumerate(used, 1):
+def _per_frame_groups(volume: Volume, pixels: Pixels) -> Iterator[bytes]:
+    """Yield the item of each frame (PS3.3 C.7.6.16): source, dimension indices, position, segment.
+
+    All frames on one plane differ in two numbers only, so their items are put together from pieces.
+    """
+    used = np.unique(np.concatenate([slices for _, slices in pixels.frames])).tolist()
+    by_segment = pixels.frames[0][0] != ALL_SEGMENTS
+    indices = struct.Struct("<II" if by_segment else "<I")
+    content = sequence(0x00209111, item(element(0x00209157, "UL", bytes(indices.size))))
+    opened: dict[int, tuple[bytes, int, bytes]] = {}
+    for rank, (k, (derivation, position)) in enumerate(plane_groups(volume, used, _SEGMENTATION).items(), 1):
+        whole = item(derivation, content, position, _segment_group(1) if by_segment else b"")
+        opened[k] = whole[: 8 + len(derivation) + len(content) - indices.size], rank, position
+    for number, slices in pixels.frames:
+        group = _segment_group(number) if by_segment else b""
         for k in slices.tolist():
-            yield _Frame(segment, k, rank[k])
+            opening, rank, position = opened[k]
+            yield opening + indices.pack(*((number, rank) if by_segment else (rank,))) + position + group
 
 
-def _rows_of_bits(found: Sequence[Finding], frames: Sequence[_Frame]) -> NDArray[np.uint8]:
-    """Return the frames as bits, the first voxel in the lowest, each frame a row of whole bytes."""
-    rows = np.empty((len(frames), (found[0].mask[0].size + 7) // 8), np.uint8)
-    for row, frame in zip(rows, frames, strict=True):
-        row[:] = np.packbits(found[frame.segment - 1].mask[frame.slice], axis=None, bitorder="little")
-    return rows
-
-
-def _overlap(rows: NDArray[np.uint8], frames: Sequence[_Frame]) -> bool:
-    """Say whether any voxel is in two segments."""
-    union: dict[int, NDArray[np.uint8]] = {}
-    for row, frame in zip(rows, frames, strict=True):
-        if frame.slice not in union:
-            union[frame.slice] = row
-        elif (union[frame.slice] & row).any():
-            return True
-        else:
-            union[frame.slice] = union[frame.slice] | row
-    return False
-
-
-def _pixel_data(rows: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return frames of `size` voxels one after the other, without padding between them (PS3.5 8.1.1)."""
-    length = (len(rows) * size + 15) // 16 * 2
-    if size % 8 == 0 and rows.size == length:
-        return rows.reshape(-1)
-    data = np.zeros(length, np.uint8)
-    for first in range(0, len(rows), _WHOLE_BYTES):
-        bits = np.unpackbits(rows[first : first + _WHOLE_BYTES], axis=1, count=size, bitorder="little")
-        packed = np.packbits(bits, axis=None, bitorder="little")
-        start = first * size // 8
-        data[start : start + packed.size] = packed
-    return data
-
-
-def _per_frame_groups(volume: Volume, frames: Sequence[_Frame]) -> Iterator[bytes]:
-    """Yield the item of each frame (PS3.3 C.7.6.16): source, dimension indices, position, segment."""
-    per_slice = plane_groups(volume, {frame.slice for frame in frames}, _SEGMENTATION)
-    for frame in frames:
-        derivation, position = per_slice[frame.slice]
-        indices = element(0x00209157, "UL", struct.pack("<II", frame.segment, frame.rank))
-        segment = element(0x0062000B, "US", struct.pack("<H", frame.segment))
-        yield item(
-            derivation,
-            sequence(0x00209111, item(indices)),
-            position,
-            sequence(0x0062000A, item(segment)),
-        )
+def _segment_group(number: int) -> bytes:
+    return sequence(0x0062000A, item(element(0x0062000B, "US", struct.pack("<H", number))))

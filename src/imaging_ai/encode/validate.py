@@ -11,36 +11,41 @@ import io
 import struct
 from collections.abc import Iterator, Mapping
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from imaging_ai.core.finding import ResultKind
 from imaging_ai.core.volume import Volume
-from imaging_ai.encode.explicit import read_elements
+from imaging_ai.encode.explicit import first_from, read_elements
 from imaging_ai.encode.iod import Attribute, mandatory_modules, module
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.rules import invalid, require
 from imaging_ai.encode.source import IDENTITY, patient_and_study, plain, require_valid
 from imaging_ai.encode.validate_images import check_pm, check_sc
 from imaging_ai.encode.validate_planes import PER_FRAME_GROUPS
-from imaging_ai.encode.validate_seg import check_seg
+from imaging_ai.encode.validate_seg import LABEL_MAP_SEGMENTATION, check_seg
 from imaging_ai.encode.validate_sr import check_ko, check_sr
 
 __all__ = ["check"]
 
-_CLASSES: Mapping[ResultKind, str] = {
-    "SEG": "1.2.840.10008.5.1.4.1.1.66.4",
-    "SR": "1.2.840.10008.5.1.4.1.1.88.34",
-    "KO": "1.2.840.10008.5.1.4.1.1.88.59",
-    "PM": "1.2.840.10008.5.1.4.1.1.30",
-    "SC": "1.2.840.10008.5.1.4.1.1.7",
+_CLASSES: Mapping[ResultKind, tuple[str, ...]] = {
+    "SEG": (SegmentationStorage, LABEL_MAP_SEGMENTATION),
+    "SR": (Comprehensive3DSRStorage,),
+    "KO": (KeyObjectSelectionDocumentStorage,),
+    "PM": (ParametricMapStorage,),
+    "SC": (SecondaryCaptureImageStorage,),
 }
 
 #: Modality where it is not what we call the kind: so no rule takes a picture of a CT for a CT.
@@ -105,7 +110,7 @@ def check(obj: EncodedObject, volume: Volume) -> None:
     try:
         with disable_value_validation():  # we judge the values ourselves; pydicom would print them
             ds, end = _read(obj)
-            _check_attributes(ds, _VERBATIM.get(obj.kind, IDENTITY))
+            _check_attributes(ds, _CLASSES[obj.kind][0], _VERBATIM.get(obj.kind, IDENTITY))
             _check_subject(ds, volume)
             if obj.kind == "SEG":
                 check_seg(ds, obj, volume, end)
@@ -123,31 +128,30 @@ def check(obj: EncodedObject, volume: Volume) -> None:
 
 def _read(obj: EncodedObject) -> tuple[Dataset, int]:
     """Read the object up to its frames, or to the pixels of one; return it, and where the reading ended."""
-    stream = io.BytesIO(obj.data)
-    ds = read_partial(stream, stop_when=_at_the_frames)
+    (meta_length,) = struct.unpack_from("<I", obj.data, _PREAMBLE - 4)
+    start = _PREAMBLE + meta_length
+    require(start <= len(obj.data), "FileMetaInformationGroupLength", "longer than the file")
+    end = first_from(obj.data, start, PER_FRAME_GROUPS)
+    head = bytes(obj.data[:end])
+    ds = dcmread(io.BytesIO(head))
     meta = ds.file_meta
     explicit = meta.get("TransferSyntaxUID") == ExplicitVRLittleEndian
     require(explicit, "TransferSyntaxUID", "not Explicit VR Little Endian")
-    start = _PREAMBLE + int(meta.FileMetaInformationGroupLength)
-    read_elements(obj.data, start, stream.tell())  # pydicom takes an object that ends too early
+    read_elements(head, start, end)  # pydicom takes an object that ends too early
     require(obj.kind in _CLASSES, "SOPClassUID", f"no rules for a result of the kind {obj.kind}")
     for keyword, told in (("SOPClassUID", obj.sop_class_uid), ("SOPInstanceUID", obj.sop_instance_uid)):
         require(ds.get(keyword) == told, keyword, "not what the encoder announced")
         require(meta.get(f"MediaStorage{keyword}") == told, f"MediaStorage{keyword}", "differs from the data set")
-    require(ds.SOPClassUID == _CLASSES[obj.kind], "SOPClassUID", f"not the class of a {obj.kind}")
+    require(ds.SOPClassUID in _CLASSES[obj.kind], "SOPClassUID", f"not the class of a {obj.kind}")
     modality = _MODALITY.get(obj.kind, obj.kind)
     require(ds.get("Modality") == modality, "Modality", f"not {modality}")
     require(ds.get("SeriesInstanceUID") == obj.series_instance_uid, "SeriesInstanceUID", "not what was announced")
-    return ds, stream.tell()
+    return ds, end
 
 
-def _at_the_frames(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return bool(tag >= PER_FRAME_GROUPS)
-
-
-def _check_attributes(ds: Dataset, verbatim: tuple[str, ...]) -> None:
-    """Check presence by the tables of the IOD, and every value by its VR."""
-    for name in mandatory_modules(str(ds.SOPClassUID)):
+def _check_attributes(ds: Dataset, sop_class_uid: str, verbatim: tuple[str, ...]) -> None:
+    """Check presence by the tables of the IOD, which is that of `sop_class_uid`, and every value by its VR."""
+    for name in mandatory_modules(sop_class_uid):
         if name not in _CONTENT:
             _check_module(ds, module(name), "")
     for keyword in _WANTED:

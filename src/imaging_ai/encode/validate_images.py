@@ -102,7 +102,7 @@ def _check_mapping(item: Dataset) -> tuple[float, float]:
     return low, high
 
 
-def check_sc(ds: Dataset, volume: Volume, data: bytes, end: int) -> None:
+def check_sc(ds: Dataset, volume: Volume, data: bytes | memoryview, end: int) -> None:
     """Check a picture whose elements before the pixel data, which begin at byte `end`, are in `ds`."""
     _check_fixed(ds, _CAPTURE)
     require(list(ds.ImageType)[:2] == ["DERIVED", "SECONDARY"], "ImageType", "not DERIVED and SECONDARY")

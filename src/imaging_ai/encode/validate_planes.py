@@ -28,6 +28,7 @@ __all__ = [
 PER_FRAME_GROUPS = 0x52009230
 
 _MILLIMETRE = 1e-3  # positions closer than a micrometre are the same
+_UNDEFINED = 0xFFFFFFFF
 _HEADER = struct.Struct("<HH2sHI")
 _POSITION = "ImagePositionPatient"
 
@@ -75,13 +76,15 @@ def check_series(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
     require(sources <= known_sources, "SourceImageSequence", "lists an instance that is not a source")
 
 
-def read_frames(data: bytes, start: int) -> tuple[list[Item], int]:
+def read_frames(data: bytes | memoryview, start: int) -> tuple[list[Item], int]:
     """Read the items of the frames, which begin at byte `start`; return them and where they end."""
     group, number, vr, _, length = _HEADER.unpack_from(data, start)
     present = (group << 16 | number, vr) == (PER_FRAME_GROUPS, b"SQ")
     require(present, "PerFrameFunctionalGroupsSequence", "missing")
     start += _HEADER.size
-    return read_items(data, start, len(data) if length == 0xFFFFFFFF else start + length)
+    length = min(length, len(data) - start) if length == _UNDEFINED else length
+    items, end = read_items(bytes(data[start : start + length]), 0, length)
+    return items, start + end
 
 
 def on_planes(frames: list[Item], volume: Volume) -> Iterator[tuple[str, Item, int]]:
@@ -103,7 +106,7 @@ def on_planes(frames: list[Item], volume: Volume) -> Iterator[tuple[str, Item, i
         yield path, frame, k
 
 
-def pixels_at(data: bytes, at: int, tag: int, vrs: tuple[bytes, ...], size: int) -> int:
+def pixels_at(data: bytes | memoryview, at: int, tag: int, vrs: tuple[bytes, ...], size: int) -> int:
     """Check that the pixel data begin at byte `at`, have `size` bytes and end the file; return where they lie."""
     group, number, vr, _, length = _HEADER.unpack_from(data, at)
     present = group << 16 | number == tag and vr in vrs

@@ -125,8 +125,7 @@ def _pieces(
 
 def _within(outer: Box, inner: Box) -> Box:
     """Return a box that is given within another, in the coordinates of the whole."""
-    slices, rows, columns = (_side(o, i) for o, i in zip(outer, inner, strict=True))
-    return slices, rows, columns
+    return tuple(_side(o, i) for o, i in zip(outer, inner, strict=True))
 
 
 def _side(outer: slice, inner: slice) -> slice:

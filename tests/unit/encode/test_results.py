@@ -79,7 +79,7 @@ def test_further_volumes_that_the_model_saw_are_referred_to(volume: Volume) -> N
     for obj in objects.values():
         check(obj, volume)
         for header in other.headers:
-            assert str(header.SOPInstanceUID).encode() in obj.data
+            assert str(header.SOPInstanceUID).encode() in bytes(obj.data)
 
 
 def test_every_kind_has_a_series_of_its_own_and_every_object_a_number_in_it(objects: dict[str, EncodedObject]) -> None:

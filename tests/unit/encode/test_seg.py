@@ -12,8 +12,14 @@ from pydicom import Dataset
 
 import encoded
 import phantoms
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, check
+from imaging_ai.encode.provenance import trace
+from imaging_ai.encode.seg import encode_seg
+from imaging_ai.encode.seg_pixels import binary
+from imaging_ai.encode.validate_seg import LABEL_MAP_SEGMENTATION
+from imaging_ai.errors import ResultInvalid
 from imaging_ai.infer.volume import read_volume
 
 
@@ -177,3 +183,86 @@ def test_a_model_without_colours_gets_colours_that_differ() -> None:
     some = [replace(finding, description=plain) for finding in encoded.findings(shape, found=3, absent=0)]
     seg = encoded.read(encoded.encode(encoded.phantom_volume(shape), some)["SEG"])
     assert len({tuple(item.RecommendedDisplayCIELabValue) for item in seg.SegmentSequence}) == 3
+
+
+def test_a_label_map_has_each_voxels_segment_and_no_background_among_the_segments() -> None:
+    shape = (8, 11, 9)
+    volume, some = encoded.phantom_volume(shape), encoded.findings(shape, found=3, absent=1)
+    obj = encoded.encode(volume, some, segmentation="labelmap")["SEG"]
+    check(obj, volume)
+    ds = encoded.read(obj)
+    assert (ds.SOPClassUID, ds.SegmentationType) == (LABEL_MAP_SEGMENTATION, "LABELMAP")
+    assert [item.SegmentNumber for item in ds.SegmentSequence] == [1, 2, 3]
+    found = [finding.mask for finding in some if finding.found]
+    assert np.array_equal(masks_of(obj, volume), np.stack(found, axis=-1))
+    assert ds.NumberOfFrames == np.any(found, axis=(0, 2, 3)).sum()
+
+
+def test_three_hundred_segments_are_a_label_map_of_sixteen_bits() -> None:
+    shape = (4, 20, 20)
+    volume = encoded.phantom_volume(shape)
+    (one,) = encoded.findings(shape, found=1, absent=0)
+    labels = np.zeros(shape, np.uint16)
+    labels[1:, 2:12, 3:13] = np.arange(1, 301).reshape(3, 10, 10)
+    some = [
+        replace(one, region=Region.of(labels == n), tracking_uid=f"1.2.{n}", tracking_identifier=f"Lesion {n}")
+        for n in range(1, 301)
+    ]
+    obj = encoded.encode(volume, some, kinds=("SEG", "SR"), segmentation="labelmap")["SEG"]
+    check(obj, volume)
+    ds = encoded.read(obj)
+    assert ds.BitsAllocated == 16
+    assert np.array_equal(ds.pixel_array, labels[labels.any(axis=(1, 2))])
+
+
+def test_segments_that_overlap_are_no_label_map_but_bits() -> None:
+    volume = encoded.phantom_volume((8, 12, 10))
+    some = encoded.findings((8, 12, 10), found=2, absent=0, overlap=True)
+    obj = encoded.encode(volume, some, segmentation="labelmap")["SEG"]
+    check(obj, volume)
+    assert encoded.read(obj).SegmentationType == "BINARY"
+    assert np.array_equal(masks_of(obj, volume), np.stack([f.mask for f in some], axis=-1))
+
+
+@pytest.mark.parametrize("shape", [(8, 12, 10), (5, 7, 3)])
+def test_a_fractional_one_has_the_probability_within_the_segment(shape: tuple[int, int, int]) -> None:
+    volume, some = encoded.phantom_volume(shape), encoded.findings(shape, found=1, absent=0)
+    chances = encoded.probability(volume).values
+    obj = encoded.encode(volume, some, segmentation="fractional", probability=chances)["SEG"]
+    check(obj, volume)
+    image = hd.seg.segread(io.BytesIO(obj.data))
+    uids = [source.sop_instance_uid for source in volume.sources]
+    read = image.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True, rescale_fractional=True)
+    inside = some[0].mask
+    assert np.abs(read[inside, 0] - chances[inside]).max() <= 0.51 / 255
+    assert not read[~inside].any()
+    assert (image.SegmentationFractionalType, image.MaximumFractionalValue) == ("PROBABILITY", 255)
+
+
+def test_what_is_improbable_and_yet_of_the_segment_is_not_nothing() -> None:
+    volume, some = encoded.phantom_volume((8, 12, 10)), encoded.findings((8, 12, 10), found=1, absent=0)
+    seg = encoded.encode(volume, some, segmentation="fractional", probability=np.zeros((8, 12, 10), np.float32))["SEG"]
+    assert np.array_equal(encoded.read(seg).pixel_array > 0, some[0].mask[some[0].region.slices])
+
+
+def test_a_fractional_one_without_a_probability_is_refused() -> None:
+    with pytest.raises(ResultInvalid, match="probability"):
+        encoded.encode(encoded.phantom_volume(), segmentation="fractional")
+
+
+def test_an_instance_is_not_made_that_would_be_longer_than_any_can_be() -> None:
+    shape = (1, 1 << 16, 1 << 16)
+    box = (slice(0, 1), slice(0, 1), slice(0, 1))
+    everywhere = [Region(shape, box, np.ones((1, 1, 1), np.bool_))] * 9
+    assert binary(everywhere).length > 0xFFFFFFFE
+    (one,) = encoded.findings((8, 12, 10), found=1, absent=0)
+    provenance = trace(
+        (encoded.phantom_volume(),),
+        encoded.MODEL,
+        job_uid="1.2",
+        created_at=0,
+        content_qualification="RESEARCH",
+        supersedes=(),
+    )
+    with pytest.raises(ResultInvalid, match="4 GB"):
+        encode_seg(encoded.phantom_volume(), [replace(one, region=everywhere[0])] * 9, provenance, "labelmap")

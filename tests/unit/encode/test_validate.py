@@ -126,7 +126,10 @@ SEG: list[tuple[str, Mutation]] = [
     ("PixelData", resize(2)),
     ("data set", cut("PixelData")),
     ("BitsAllocated", put("BitsAllocated", 8)),
-    ("SegmentationType", put("SegmentationType", "FRACTIONAL")),
+    ("SegmentationType", put("SegmentationType", "RUNLENGTH")),
+    ("SegmentationType", put("SegmentationType", "LABELMAP")),
+    ("SegmentationFractionalType", put("SegmentationType", "FRACTIONAL")),
+    ("BitsAllocated", put("BitsStored", 2)),
     ("SegmentsOverlap", put("SegmentsOverlap", "MAYBE")),
     ("SegmentNumber", put("SegmentSequence[0].SegmentNumber", 2)),
     ("TrackingUID", cut("SegmentSequence[1].TrackingUID")),
@@ -400,7 +403,7 @@ def test_a_decimal_string_that_is_too_long_passes_only_as_the_orientation_of_the
     for obj in objects.values():
         check(obj, volume)
     written = b"\\".join(digit.encode() for digit in digits)
-    assert written in objects["PM"].data and written not in objects["SEG"].data
+    assert written in objects["PM"].data and written not in bytes(objects["SEG"].data)
     with pytest.raises(ResultInvalid, match="SliceThickness"):
         check(mutated(objects["PM"], put(f"{_MEASURES}.SliceThickness", "2.00000000000000000")), volume)
 
@@ -414,3 +417,40 @@ def test_a_seg_of_another_series_is_refused(objects: dict[str, EncodedObject]) -
     files = [phantoms.to_bytes(ds) for ds in phantoms.series(np.zeros((8, 11, 9), np.float32), name="other")]
     with pytest.raises(ResultInvalid):
         check(objects["SEG"], read_volume(files))
+
+
+LABELMAP: list[tuple[str, Mutation]] = [
+    ("SegmentationType", put("SOPClassUID", "1.2.840.10008.5.1.4.1.1.66.4")),
+    ("SegmentsOverlap", put("SegmentsOverlap", "YES")),
+    ("PixelPaddingValue", cut("PixelPaddingValue")),
+    ("BitsAllocated", put("BitsAllocated", 32)),
+    ("has the number of no segment", pop("SegmentSequence")),
+    ("SegmentIdentificationSequence", put(f"{_FRAME}.SegmentIdentificationSequence", [Dataset()])),
+    ("DimensionIndexValues", put(f"{_FRAME}.FrameContentSequence[0].DimensionIndexValues", 2)),
+    ("DimensionIndexSequence", lambda ds: ds.DimensionIndexSequence.append(ds.DimensionIndexSequence[0])),
+    ("PixelData", resize(-2)),
+]
+
+
+@pytest.mark.parametrize(("words", "mutate"), LABELMAP)
+def test_one_broken_thing_of_a_label_map_is_found_and_named(volume: Volume, words: str, mutate: Mutation) -> None:
+    obj = encoded.encode(volume, segmentation="labelmap")["SEG"]
+    broken = mutated(obj, mutate)
+    if words == "SegmentationType":
+        ds = encoded.read(broken)
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        buffer = io.BytesIO()
+        dcmwrite(buffer, ds)
+        broken = replace(obj, data=buffer.getvalue(), sop_class_uid=ds.SOPClassUID)
+    with pytest.raises(ResultInvalid, match=words):
+        check(broken, volume)
+
+
+def test_a_label_map_whose_planes_are_not_in_their_order_is_refused(volume: Volume) -> None:
+    def swap(ds: Dataset) -> None:
+        first, second = ds.PerFrameFunctionalGroupsSequence[:2]
+        for keyword in ("DerivationImageSequence", "PlanePositionSequence"):
+            first[keyword], second[keyword] = second[keyword], first[keyword]
+
+    with pytest.raises(ResultInvalid, match="not each plane once, in their order"):
+        check(mutated(encoded.encode(volume, segmentation="labelmap")["SEG"], swap), volume)
