@@ -21,7 +21,7 @@ from imaging_ai.encode import EncodedObject
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.infer.model import LoadedModel
 
-__all__ = ["Written", "run_folder"]
+__all__ = ["Written", "accepted", "run_folder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,10 @@ def run_folder(
     SeriesRefused
         If the model accepts none of the series.
     """
-    series = _read(source)
-    runs = list(_choose(series, model.entry))
-    if not runs:
-        raise SeriesRefused("no-series", _why_none(series, model.entry))
+    runs = accepted(source, model.entry)
     target.mkdir(parents=True, exist_ok=True)
-    for channels in runs:
-        job_uid = derive_uid("run", model.entry.digest, *(uid for uid, _ in channels.values()))
-        files = {name: [path.read_bytes() for path in one.files] for name, (_, one) in channels.items()}
+    for uids, files in runs:
+        job_uid = derive_uid("run", model.entry.digest, *uids)
         analysis = analyse(files, model, report, job_uid=job_uid, created_at=created_at)
         written = []
         for one in analysis.objects:
@@ -70,6 +66,27 @@ def run_folder(
             tree = [one.as_tree() for one in analysis.evaluations]
             (target / f"evaluations-{job_uid[-12:]}.json").write_bytes(msgspec.json.format(msgspec.json.encode(tree)))
         yield Written(analysis.findings, tuple(written), analysis.evaluations)
+
+
+def accepted(source: Path, entry: ModelEntry) -> Iterator[tuple[tuple[str, ...], dict[str, list[bytes]]]]:
+    """Yield the files of each series below `source` that a model accepts, by input, with their Series Instance UIDs.
+
+    Raises
+    ------
+    SeriesRefused
+        At once, if there is none.
+    """
+    series = _read(source)
+    runs = list(_choose(series, entry))
+    if not runs:
+        raise SeriesRefused("no-series", _why_none(series, entry))
+    return (
+        (
+            tuple(uid for uid, _ in channels.values()),
+            {name: [path.read_bytes() for path in one.files] for name, (_, one) in channels.items()},
+        )
+        for channels in runs
+    )
 
 
 def _read(folder: Path) -> dict[str, _Series]:

@@ -10,7 +10,11 @@ __all__ = ["Limits"]
 
 
 class Limits(Table, frozen=True):
-    """Series that a model must not read; None where there is no limit."""
+    """Series that a model must not read; None where there is no limit.
+
+    `intensity` bounds the 1st and the 99th percentile of the values, `min_contrast` is the least that lies between the
+    two. What was given (`contrast`, `contrast_phases` of PS3.3 C.8.13.2.1) counts only where the series tells it.
+    """
 
     min_slices: int | None = None
     max_slices: int | None = None
@@ -20,3 +24,8 @@ class Limits(Table, frozen=True):
     orientation: tuple[Literal["axial", "coronal", "sagittal"], ...] | None = None
     max_tilt_degrees: float | None = None
     unit: str | None = None
+    modality: tuple[str, ...] | None = None
+    contrast: Literal["with", "without"] | None = None
+    contrast_phases: tuple[str, ...] | None = None
+    intensity: Range | None = None
+    min_contrast: float | None = None

@@ -137,6 +137,22 @@ def rollback(context: click.Context, name: str) -> None:
     click.echo(f"{entry.name} is version {entry.version} again, digest {entry.digest[:12]}")
 
 
+@models.command("fit")
+@click.argument("name")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--layer", default="", help="The layer to take features of; default: the deepest.")
+@click.pass_context
+def fit(context: click.Context, name: str, folder: Path, layer: str) -> None:
+    """Learn from the series in FOLDER what a model knows, so that it can tell what is unlike them."""
+    from imaging_ai.wiring.models import fit_model
+
+    entry, familiar, refused = fit_model(settings_of(context), name, folder, layer)
+    for sentence in refused:
+        click.echo(f"left out: {sentence}")
+    click.echo(f"{len(familiar.mean)} features of the layer {familiar.layer} in {familiar.count} series")
+    click.echo(f"{entry.name} has the digest {entry.digest} now: it is another model")
+
+
 @models.command("agreement")
 @click.argument("name", metavar="NAME@VERSION")
 @as_json

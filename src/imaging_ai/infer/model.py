@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.volume import Volume
-from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory
+from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory, SeriesRefused
 from imaging_ai.infer.ensemble import members_of
+from imaging_ai.infer.familiar import familiar_of, listening
 from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.postprocessing import Answer, Postprocessing
 from imaging_ai.infer.settings import InferenceConfig
@@ -69,7 +70,10 @@ class LoadedModel:
         self._after = Postprocessing(parts.postprocessing, entry.segment_values)
         self.network = parts.network
         self.peak_bytes = 0
+        self.unlike: float | None = None
+        self._familiar = familiar_of(entry)
         self._windows = Windows(parts.inferer, entry.run.window_batch)
+        self.window: Sequence[int] | None = getattr(parts.inferer, "roi_size", None)
         self.planar = _is_planar(self.network) and not isinstance(parts.inferer, SliceInferer)
 
     @property
@@ -120,7 +124,7 @@ class LoadedModel:
     def running(self) -> Iterator[None]:
         """Set up what a run of the network needs, and turn what goes wrong in it into one of our errors."""
         try:
-            with torch.inference_mode(), self._precision(), self._measured():
+            with torch.inference_mode(), self._precision(), self._measured(), self._judged():
                 yield
         except ImagingAiError:  # ours, or raised by `progress` to stop the run
             raise
@@ -265,6 +269,32 @@ class LoadedModel:
         largest = max(self.entry.segment_values, default=0)
         if 1 < len(answer) <= largest:
             raise ModelFailed(f"{self.entry.name} answered {len(answer)} channels, but its segments need {largest + 1}")
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Score how unlike what the model knows its input is; `unlike` keeps the score of the last run."""
+        self.unlike = None
+        if self._familiar is None:
+            yield
+            return
+        with listening(self.network, self._familiar.layer) as heard:
+            yield
+        if (features := heard.features) is not None:
+            self.unlike = self._familiar.score(features)
+            most = self.entry.familiarity.refuse_above
+            if most is not None and self.unlike > most:
+                raise SeriesRefused(
+                    "out-of-distribution",
+                    f"{self.entry.name} does not know such a series: its features lie {self.unlike:.1f} times as far "
+                    f"as usual, at most {most:g} times is read",
+                )
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against the answer of the last run, a sentence each."""
+        if self.unlike is None or self.unlike <= self.entry.familiarity.note_above:
+            return ()
+        return (f"the series is unlike those that the model was fitted on: its score is {self.unlike:.2f}, usual is 1",)
 
     @contextmanager
     def _measured(self) -> Iterator[None]:

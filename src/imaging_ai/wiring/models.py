@@ -14,10 +14,12 @@ from imaging_ai.shadow import Shadows
 from imaging_ai.wiring.parts import make_archive, make_catalog, make_current_database, make_ledger
 
 if TYPE_CHECKING:
+    from imaging_ai.infer.familiar import Familiar
     from imaging_ai.infer.model import LoadedModel
     from imaging_ai.infer.registry import Registry
 
 __all__ = [
+    "fit_model",
     "install_model",
     "load_model",
     "make_registry",
@@ -72,6 +74,18 @@ def roll_back_model(settings: Settings, name: str) -> ModelEntry:
     """Let the name of a model mean what it meant before the last choice."""
     go_back(settings.data_path / "models", name)
     return make_catalog(settings).get(name)
+
+
+def fit_model(settings: Settings, name: str, folder: Path, layer: str = "") -> tuple[ModelEntry, Familiar, list[str]]:
+    """Make the statistics of what a model knows from the series in a folder, and keep them in its bundle."""
+    from imaging_ai.infer.fitting import features_from, keep
+    from imaging_ai.offline import accepted
+
+    model = load_model(settings, name)
+    series = (files for _, files in accepted(folder, model.entry))
+    familiar, refused = features_from(model, series, layer)
+    keep(familiar, model.entry.path)
+    return make_catalog(settings).get(name), familiar, refused
 
 
 def make_shadows(settings: Settings) -> Shadows:
