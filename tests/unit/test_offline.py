@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
+from classifiers import DICOM_TOML, bright_slices, brightness_bundle
 from imaging_ai.catalog import read_model
 from imaging_ai.core.job import Stage
 from imaging_ai.errors import SeriesRefused
@@ -142,3 +144,14 @@ def test_no_series_is_two_inputs_at_once(tmp_path: Path) -> None:
     write(phantom("second", "MR"), tmp_path / "in" / "second")
     (channels,) = _choose(_read(tmp_path / "in"), entry)
     assert len({uid for uid, _ in channels.values()}) == 2
+
+
+def test_what_a_classifier_says_is_written_as_json_beside_the_report(tmp_path: Path) -> None:
+    bundle = brightness_bundle(tmp_path / "bright", (20, 20), dicom_toml=DICOM_TOML.replace('"series"', '"instance"'))
+    write(series(bright_slices([1.0, -1.0], 20, 20), name="two"), tmp_path / "in")
+    (written,) = run(tmp_path / "in", load_bundle(read_model(bundle)))
+    assert [made.kind for made, _ in written.objects] == ["SR"]
+    (path,) = (tmp_path / "out").glob("*.json")
+    told = json.loads(path.read_bytes())
+    assert told == [one.as_tree() for one in written.evaluations]
+    assert [one["probability"] for one in told] == pytest.approx([0.6225, 0.6225, 0.3775], abs=1e-4)
