@@ -49,6 +49,12 @@ class Grid:
         """Where the rows and the columns lead, as in Patient Orientation (PS3.3 C.7.6.1.1.1): ``("L", "P")``."""
         return _towards(self.affine[:3, 0]), _towards(self.affine[:3, 1])
 
+    @property
+    def axes(self) -> tuple[str, str, str]:
+        """Where slices, rows and columns lead as their indices grow: ``("H", "P", "L")``."""
+        columns, rows, slices = (_towards(self.affine[:3, axis]) for axis in range(3))
+        return slices, rows, columns
+
     def to_patient(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map an ``(n, 3)`` array of (slice, row, column) indices to ``(n, 3)`` LPS+ millimetres."""
         swapped = np.asarray(indices, dtype=np.float64)[:, ::-1]
