@@ -22,9 +22,11 @@ from imaging_ai.archive.deletion import delete_instances
 from imaging_ai.archive.folder import FolderStore
 from imaging_ai.archive.log import records
 from imaging_ai.archive.shelf import shelved
+from imaging_ai.core.finding import ClassDescription, Code, Evaluation
 from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import DatabaseUnavailable, Gone, NotFound, StorageUnavailable, WrongState
+from imaging_ai.queue.evaluations import keep_evaluations
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
 from imaging_ai.serve.dicomweb import deletion
@@ -219,6 +221,8 @@ def complete(parts: Parts, study: str, series: str, inputs: list[str], results: 
         finding = {"job_id": job.id, "tracking_uid": "1.2.9.2", "segment_number": 1, "label": "", "found": True}
         finding |= {"type_code": "", "type_scheme": "", "type_meaning": "", "measurements": "[]"}
         session.connection().execute(insert(TABLES["finding"]).values(finding))
+        said = Evaluation(ClassDescription("", Code("", "", "")), 0.5, "", "")
+        keep_evaluations(session.connection(), job.id, [said])
         Deliveries(parts.database).schedule(session, job.id, ["1.2.9.1"], ["PACS"])
     return job, "1.2.9.1"
 
@@ -229,7 +233,7 @@ def test_the_delivery_of_a_deleted_result_ends_and_its_findings_go(client: TestC
     assert delete(client, study, "1.2.9", result) == 204
     (delivery,) = Deliveries(parts.database).find(job_id=job.id)
     assert (delivery.state, delivery.reason, delivery.next_attempt_at) == ("DEAD", "the instance was deleted", None)
-    assert rows(parts, "finding") == []
+    assert rows(parts, "finding") == rows(parts, "evaluation") == []
     assert parts.archive.results(job.id) == ()
     assert parts.ledger.get(job.id).state == JobState.COMPLETED
 
@@ -258,9 +262,9 @@ def test_findings_stay_as_long_as_an_object_of_their_job(client: TestClient[Lite
     study, series, uids = store(client)
     _, result = complete(parts, study, series, uids, results=2)
     delete(client, study, "1.2.9", result)
-    assert len(rows(parts, "finding")) == 1
+    assert len(rows(parts, "finding")) == len(rows(parts, "evaluation")) == 1
     delete(client, study, "1.2.9")
-    assert rows(parts, "finding") == []
+    assert rows(parts, "finding") == rows(parts, "evaluation") == []
 
 
 # -- crashes, and others at work
