@@ -11,17 +11,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from pydicom import Dataset
+
+from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.finding import Evaluation, Finding, ParametricMap
-from imaging_ai.core.job import Stage
+from imaging_ai.core.identity import derive_uid
+from imaging_ai.core.job import Failure, Stage
 from imaging_ai.core.volume import Volume
-from imaging_ai.encode import EncodedObject, Predecessor, check, encode_results
+from imaging_ai.encode import EncodedObject, Predecessor, check, encode_refusal, encode_results
+from imaging_ai.errors import SeriesRefused
 from imaging_ai.explain.pictures import key_slices
 from imaging_ai.infer.classify import classify, reported
 from imaging_ai.infer.model import LoadedModel
+from imaging_ai.infer.phases import time_points
 from imaging_ai.infer.segment import find, probability_map
-from imaging_ai.infer.volume import read_volume
+from imaging_ai.infer.volume import read_headers, read_volume
 
-__all__ = ["Analysis", "Report", "analyse"]
+__all__ = ["Analysis", "Report", "analyse", "refusal"]
 
 #: Told the percentage that is done, and the stage.
 Report = Callable[[int, Stage], None]
@@ -32,16 +38,20 @@ _PACKAGES = ("imaging-ai", "torch", "monai", "numpy", "scipy", "pydicom", "highd
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What a model made of a series: the findings, the objects that say so, and how it came about."""
+    """What a model made of a series: the findings, the objects that say so, and how it came about.
+
+    `refused` says why it did not read the series; the only object is then the report of that.
+    """
 
     findings: tuple[Finding, ...]
     objects: tuple[EncodedObject, ...]
     provenance: dict[str, object]
     evaluations: tuple[Evaluation, ...] = ()
+    refused: Failure | None = None
 
 
 def analyse(
-    series: Mapping[str, Iterable[bytes]],
+    series: Mapping[str, Iterable[bytes | Dataset]],
     model: LoadedModel,
     report: Report,
     *,
@@ -62,7 +72,10 @@ def analyse(
     """
     clock = _Clock()
     report(0, Stage.READ)
-    volumes = {name: read_volume(files) for name, files in series.items()}
+    points = list(time_points(series)) if model.reads_planes else [series]
+    if len(points) > 1:
+        return _over_time(points, model, report, job_uid, created_at, supersedes, reject_superseded)
+    volumes = {name: read_volume(files) for name, files in points.pop().items()}
     first, *others = volumes.values()
     clock.lap("read")
 
@@ -102,6 +115,71 @@ def analyse(
     return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds), evaluations)
 
 
+def _over_time(
+    points: Sequence[Mapping[str, Iterable[bytes | Dataset]]],
+    model: LoadedModel,
+    report: Report,
+    job_uid: str,
+    created_at: float,
+    supersedes: Sequence[Predecessor],
+    reject_superseded: bool,
+) -> Analysis:
+    """Run a model that reads slice by slice on each time point: objects of its own for each, on its own instances."""
+    parts: list[Analysis] = []
+    for index, series in enumerate(points):
+
+        def told(percent: int, stage: Stage, done: int = index) -> None:
+            report((100 * done + percent) // len(points), stage)
+
+        parts.append(
+            analyse(
+                series,
+                model,
+                told,
+                job_uid=derive_uid(job_uid, "time point", str(index + 1)),
+                created_at=created_at,
+                supersedes=supersedes if index == 0 else (),  # they are rejected once
+                reject_superseded=reject_superseded and index == 0,
+                remark=f"time {index + 1} of {len(points)}",
+            )
+        )
+    return Analysis(
+        findings=tuple(finding for part in parts for finding in part.findings),
+        objects=tuple(one for part in parts for one in part.objects),
+        provenance={**parts[0].provenance, "time_points": len(points)},
+        evaluations=tuple(one for part in parts for one in part.evaluations),
+    )
+
+
+def refusal(
+    series: Mapping[str, Iterable[bytes]],
+    entry: ModelEntry,
+    why: SeriesRefused,
+    *,
+    job_uid: str,
+    created_at: float,
+    remark: str = "",
+) -> Analysis | None:
+    """Report that a model does not read these files, where its author wants that said; None where not, or impossible.
+
+    Raises
+    ------
+    ResultInvalid
+        If the report that was made must not leave.
+    """
+    targets = [(one.label, one.property_type) for one in entry.segments]
+    targets += [(one.label, one.finding) for one in entry.classifier.classes] if entry.classifier else []
+    headers = read_headers(next(iter(series.values())))
+    if not entry.outputs.report_refusals or not targets or headers is None:
+        return None
+    report = encode_refusal(
+        headers, targets, why.message, entry.algorithm, job_uid=job_uid, created_at=created_at, remark=remark
+    )
+    check(report, headers)
+    failure = Failure(Stage.READ, why.reason, why.message, permanent=True)
+    return Analysis((), (report,), {"model": _identity(entry)}, refused=failure)
+
+
 def _infer(
     model: LoadedModel, volumes: Mapping[str, Volume], job_uid: str, report: Report
 ) -> tuple[tuple[Finding, ...], ParametricMap | None, tuple[Evaluation, ...]]:
@@ -132,15 +210,8 @@ class _Clock:
 
 def _provenance(model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapping[str, float]) -> dict[str, object]:
     """What a later reader needs to explain the result and to repeat it."""
-    entry = model.entry
     return {
-        "model": {
-            "name": entry.name,
-            "version": entry.version,
-            "digest": entry.digest,
-            "device_uid": entry.algorithm.device_uid,
-            "parameters": dict(entry.algorithm.parameters),
-        },
+        "model": _identity(model.entry),
         "out_of_distribution": None if model.unlike is None else round(model.unlike, 3),
         "notes": [*model.notes, *model.doubts, *(note for volume in volumes.values() for note in volume.notes)],
         "device": str(model.device),
@@ -148,4 +219,14 @@ def _provenance(model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapp
         "python": platform.python_version(),
         "packages": {name: version(name) for name in _PACKAGES},
         "seconds": dict(seconds),
+    }
+
+
+def _identity(entry: ModelEntry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "digest": entry.digest,
+        "device_uid": entry.algorithm.device_uid,
+        "parameters": dict(entry.algorithm.parameters),
     }

@@ -14,7 +14,7 @@ import msgspec
 from sqlmodel import Session
 
 from imaging_ai.agreement import Agreement, compare
-from imaging_ai.analysis import Analysis, Report, analyse
+from imaging_ai.analysis import Analysis, Report, analyse, refusal
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive
 from imaging_ai.core.blob import BlobRef
@@ -24,7 +24,7 @@ from imaging_ai.core.job import Job, JobState, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import FindingRow
 from imaging_ai.encode import Predecessor
-from imaging_ai.errors import ImagingAiError, NotFound, WrongState
+from imaging_ai.errors import ImagingAiError, NotFound, SeriesRefused, WrongState
 from imaging_ai.infer.registry import Registry
 from imaging_ai.queue.evaluations import keep_evaluations
 from imaging_ai.queue.ledger import Ledger
@@ -52,12 +52,13 @@ class Pipeline:
         self._shadows = Shadows(archive, ledger)
 
     def run(self, job_id: int, attempt: int, report: Report) -> None:
-        """Run one attempt of a job to the commit that completes it; raise when it ends without results."""
+        """Run one attempt of a job to the commit that ends it; raise when there is nothing to keep."""
         job = self._ledger.get(job_id)
         analysis = self._analyse(job, report)
         report(95, Stage.REGISTER)
         self._register(job, attempt, analysis)
-        self._shadows.note(job, [one.data for one in analysis.objects])
+        if analysis.refused is None:
+            self._shadows.note(job, [one.data for one in analysis.objects])
 
     def repeat(self, job_id: int, report: Report) -> Agreement:
         """Run a completed job again with the bundle that it is pinned to, and say whether it answers the same.
@@ -78,17 +79,24 @@ class Pipeline:
     def _analyse(self, job: Job, report: Report) -> Analysis:
         report(0, Stage.READ)
         series = {name: [self._archive.read(one) for one in found] for name, found in self._inputs(job).items()}
-        report(5, Stage.INFER)
-        return analyse(
-            series,
-            self._models.get(job.model, job.model_digest),
-            report,
-            job_uid=job.job_uid,
-            created_at=job.created_at,
-            supersedes=self._predecessors(job),
-            reject_superseded=bool(job.parameters.get("reject_superseded")),
-            remark="shadow" if job.shadow_of else "",
-        )
+        model = self._models.get(job.model, job.model_digest)
+        remark = "shadow" if job.shadow_of else ""
+        try:
+            return analyse(
+                series,
+                model,
+                report,
+                job_uid=job.job_uid,
+                created_at=job.created_at,
+                supersedes=self._predecessors(job),
+                reject_superseded=bool(job.parameters.get("reject_superseded")),
+                remark=remark,
+            )
+        except SeriesRefused as why:
+            said = refusal(series, model.entry, why, job_uid=job.job_uid, created_at=job.created_at, remark=remark)
+            if said is None:
+                raise
+            return said
 
     def _inputs(self, job: Job) -> dict[str, list[StoredInstance]]:
         """Find the instances that the job was made for, by input name ("image" when there is one series)."""
@@ -123,7 +131,7 @@ class Pipeline:
                 header = gate.scan(one.data, size=len(one.data))
                 staged.append((one.kind, self._archive.store.put(one.data), header))
             with self._database.write() as session:
-                self._ledger.complete(session, job.id, attempt, analysis.provenance)
+                self._ledger.complete(session, job.id, attempt, analysis.provenance, analysis.refused)
                 self._archive.register_results(session, job.id, staged)
                 self._keep_findings(session, job, analysis.findings)
                 keep_evaluations(session.connection(), job.id, analysis.evaluations)

@@ -19,6 +19,7 @@ class Outputs(Table, frozen=True):
 
     kinds: tuple[ResultKind, ...] = ("SEG", "SR")
     lines: bool = False
+    report_refusals: bool = False
     segmentation: SegmentationType = "binary"
 
     def __post_init__(self) -> None:

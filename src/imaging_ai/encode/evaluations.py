@@ -16,12 +16,12 @@ from imaging_ai.core.finding import Algorithm, Code, Evaluation
 from imaging_ai.encode.provenance import Provenance, code_item
 from imaging_ai.errors import ResultInvalid
 
-__all__ = ["CERTAINTY", "PROBABILITY", "algorithm_identification", "evaluation_groups", "presence"]
+__all__ = ["CERTAINTY", "PRESENCE", "PROBABILITY", "algorithm_identification", "evaluation_groups", "presence"]
 
 PROBABILITY = Code("122157", "DCM", "Probability")
 CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 
-_PRESENCE = Code("121052", "DCM", "Presence of property")
+PRESENCE = Code("121052", "DCM", "Presence of property")
 _PRESENT = Code("52101004", "SCT", "Present")
 _ABSENT = Code("272519000", "SCT", "Absent")
 _PERCENT = Code("%", "UCUM", "Percent")
@@ -55,7 +55,7 @@ def algorithm_identification(algorithm: Algorithm) -> hdsr.AlgorithmIdentificati
 
 def presence(present: bool) -> hdsr.QualitativeEvaluation:
     """Say that a finding is present, or absent."""
-    return hdsr.QualitativeEvaluation(name=code_item(_PRESENCE), value=code_item(_PRESENT if present else _ABSENT))
+    return hdsr.QualitativeEvaluation(name=code_item(PRESENCE), value=code_item(_PRESENT if present else _ABSENT))
 
 
 def _group(

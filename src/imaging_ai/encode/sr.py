@@ -30,6 +30,7 @@ __all__ = [
     "LINES",
     "OHIF_LENGTH",
     "device_observer",
+    "encode_groups",
     "encode_planar_sr",
     "encode_sr",
     "reference_tree",
@@ -66,7 +67,7 @@ def encode_sr(
 ) -> EncodedObject:
     """Encode all findings, found or not, and evaluations; `seg` has those found as segments 1, 2, … in their order."""
     groups = [*_groups(findings, seg, provenance), *evaluation_groups(evaluations, provenance)]
-    return _encode(groups, "", seg, provenance, procedure)
+    return encode_groups(groups, "", seg, provenance, procedure)
 
 
 def encode_planar_sr(
@@ -83,12 +84,13 @@ def encode_planar_sr(
         for measurement in finding.measurements
         if measurement.ends
     ]
-    return _encode(groups, LINES, None, provenance, procedure) if groups else None
+    return encode_groups(groups, LINES, None, provenance, procedure) if groups else None
 
 
-def _encode(
+def encode_groups(
     groups: Sequence[_Group], part: str, seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
 ) -> EncodedObject:
+    """Encode measurement groups as a report; `part` names its series where a job has several."""
     ds = hdsr.Comprehensive3DSR(
         evidence=_evidence(seg, provenance),
         content=_report(groups[:1], provenance, procedure)[0],

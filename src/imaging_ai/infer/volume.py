@@ -28,7 +28,7 @@ from imaging_ai.infer.pixels import Pixels, is_color
 from imaging_ai.infer.stack import Stack, build_stack
 from imaging_ai.infer.suv import unit_and_factor
 
-__all__ = ["read_volume"]
+__all__ = ["parse_instance", "read_headers", "read_volume"]
 
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Instances without geometry are left out when they are no more than this part of the series.
@@ -43,7 +43,7 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
     SeriesRefused
         If they are not the instances of one volume; `reason` says why not.
     """
-    datasets = [file if isinstance(file, Dataset) else _parse(file) for file in files]
+    datasets = [parse_instance(file) for file in files]
     images = [ds for ds in datasets if any(keyword in ds for keyword in _PIXEL_KEYWORDS)]
     if not images:
         raise SeriesRefused("no-images", "the series has no instances with pixel data")
@@ -73,6 +73,24 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
     )
 
 
+def read_headers(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Volume | None:
+    """Read what the instances of a series say of themselves, whatever their pixels; None when nothing can be read.
+
+    The volume that carries the headers is empty, and lies nowhere.
+    """
+    headers: list[Dataset] = []
+    for file in files:
+        try:
+            headers.append(_header(file if isinstance(file, Dataset) else parse_instance(file)))
+        except SeriesRefused:
+            continue
+    if not headers:
+        return None
+    nowhere = Grid(0, 0, 0, np.eye(4), str(headers[0].get("FrameOfReferenceUID") or ""))
+    modality = str(headers[0].get("Modality") or "")
+    return Volume(np.empty((0, 0, 0), np.float32), nowhere, (), tuple(headers), modality)
+
+
 def _frames(images: Sequence[Dataset]) -> tuple[list[Frame], int]:
     """List all frames; a few instances without geometry (a dose page among the slices) are left out, and counted."""
     frames: list[Frame] = []
@@ -100,8 +118,10 @@ class _Decoded:
         return np.array_equal(self.values(one), self.values(other), equal_nan=True)
 
 
-def _parse(file: bytes | bytearray | memoryview) -> Dataset:
-    """Read an instance; a deflated one only when it inflates to no more than the archive shows of it."""
+def parse_instance(file: bytes | bytearray | memoryview | Dataset) -> Dataset:
+    """Read an instance, unless it is read; a deflated one only when it inflates to no more than the archive shows."""
+    if isinstance(file, Dataset):
+        return file
     try:
         view = memoryview(file)
         if gate.transfer_syntax(view) == DEFLATED:

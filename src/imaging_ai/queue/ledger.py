@@ -180,8 +180,12 @@ class Ledger:
                 workitem_news.progressed(session.connection(), job_id)
                 self._tell(session)
 
-    def complete(self, session: Session, job_id: int, attempt: int, provenance: dict[str, object]) -> None:
-        """Complete a job in the caller's transaction, the one that registers its results.
+    def complete(
+        self, session: Session, job_id: int, attempt: int, provenance: dict[str, object], refused: Failure | None = None
+    ) -> None:
+        """End a job in the caller's transaction, the one that registers its results.
+
+        It is COMPLETED, or CANCELED when the model `refused` to read its series and all that it has is a report of it.
 
         Raises
         ------
@@ -192,21 +196,15 @@ class Ledger:
             update(jobs)
             .where(_ours(job_id, attempt), jobs.c.cancel_requested.is_(False))
             .values(
-                state=JobState.COMPLETED,
-                progress=100,
-                finished_at=self._clock(),
-                lease_owner="",
-                lease_until=None,
-                failure_stage="",
-                failure_code="",
-                failure_reason="",
-                failure_permanent=False,
+                **ended_columns(self._clock())
+                | failure_columns(refused)
+                | ({} if refused else {"state": JobState.COMPLETED, "progress": 100}),
                 provenance=msgspec.json.encode(provenance).decode(),
             )
         )
         if not session.connection().execute(done).rowcount:
             raise WrongState(f"attempt {attempt} of job {job_id} was cancelled or given to another worker")
-        _record(session, "job.complete", job_id)
+        _record(session, "job.refuse" if refused else "job.complete", job_id)
         self._changed(session, job_id)
 
     # -- ends other than success

@@ -66,13 +66,13 @@ def series_key(series_instance_uids: tuple[str, ...]) -> str:
     return _json(sorted(series_instance_uids))
 
 
-def failure_columns(failure: Failure) -> dict[str, Any]:
-    """Return the columns that say why a job failed."""
+def failure_columns(failure: Failure | None) -> dict[str, Any]:
+    """Return the columns that say why a job failed, or that it did not."""
     return {
-        "failure_stage": failure.stage.value,
-        "failure_code": failure.code,
-        "failure_reason": failure.reason,
-        "failure_permanent": failure.permanent,
+        "failure_stage": failure.stage.value if failure else "",
+        "failure_code": failure.code if failure else "",
+        "failure_reason": failure.reason if failure else "",
+        "failure_permanent": failure.permanent if failure else False,
     }
 
 

@@ -19,7 +19,7 @@ __all__ = ["Outage", "failure_of"]
 def failure_of(error: BaseException, stage: Stage) -> Failure:
     """Return what an exception in a stage means for the job."""
     if isinstance(error, SeriesRefused):
-        return Failure(stage, error.reason, error.message, permanent=True)
+        return Failure(Stage.READ, error.reason, error.message, permanent=True)  # the series, not the machine
     if isinstance(error, ImagingAiError):
         return Failure(stage, error.code, error.message, permanent=not error.retry)
     if isinstance(error, MemoryError):

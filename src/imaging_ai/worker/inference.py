@@ -188,8 +188,8 @@ class Inference:
             logger.info("given back: this worker stops")
         elif end is Interrupt.LOST:
             logger.warning("attempt %d was not ours any more", job.attempt)
-        elif self._ledger.get(job.id).state in FINAL_STATES:
-            logger.info("completed")
+        elif (state := self._ledger.get(job.id).state) in FINAL_STATES:
+            logger.info("ended with results: %s", state)
             self._on_complete()
         else:
             failure = Failure(Stage.REGISTER, "incomplete", "the pipeline ended without completing", permanent=True)
