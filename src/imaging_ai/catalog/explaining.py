@@ -32,7 +32,7 @@ class Explaining(Table, frozen=True):
     steps: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 24
     occlusions: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 64
     checks: bool = True
-    memory_gb: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    memory_gb: Annotated[float, msgspec.Meta(gt=0)] = 3.0
 
     @property
     def wanted(self) -> bool:

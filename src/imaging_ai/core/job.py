@@ -64,6 +64,7 @@ class Stage(StrEnum):
     QUEUE = "queue"
     READ = "read"
     INFER = "infer"
+    EXPLAIN = "explain"
     ENCODE = "encode"
     VALIDATE = "validate"
     REGISTER = "register"

@@ -2,7 +2,9 @@
 
 Grad-CAM (Selvaraju et al. 2017), guided Grad-CAM (the same paper; Springenberg et al. 2015), integrated gradients
 (Sundararajan et al. 2017), occlusion (Zeiler and Fergus 2014); in two and three dimensions, for any number that can be
-had from an answer (`network.Score`). Passes go through the network in batches that fit into memory.
+had from an answer (`network.Score`). Passes go through the network in batches that fit into memory. The cells of
+Grad-CAM are put where the gradients of their layer say that they look: strides with a padding shift them, and what is
+usually done, to stretch them over the image, is wrong by half a cell.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from captum.attr import GuidedGradCam, IntegratedGradients, LayerGradCam, Occlusion
+from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, Occlusion
 from scipy.ndimage import gaussian_filter
 
 from imaging_ai.catalog import Explaining
@@ -91,16 +93,61 @@ def _by_layer(scored: Scored, inputs: torch.Tensor, name: str, *, guided: bool) 
     modules = dict(scored.network.named_modules())
     if name not in modules:
         raise ModelFailed(f"[explain] layer: the network has no {name!r}")
-    mode = "trilinear" if inputs.ndim == 5 else "bilinear"
-    told = {"layer": name or "the network itself"}
+    coarse = LayerGradCam(scored, modules[name]).attribute(inputs, relu_attributions=True).detach()[0, 0]
+    shifts = _shifts(scored.network, modules[name], inputs)
+    found = _stretched(coarse, tuple(inputs.shape[2:]), shifts)
+    told = {"layer": name or "the network itself", "cells": " x ".join(map(str, coarse.shape))}
+    told["moved by"] = " x ".join(f"{shift:+.1f}" for shift in shifts) + " voxels"
     if guided:
         if not any(isinstance(layer, torch.nn.ReLU) for layer in modules.values()):
             told["gradients"] = "plain, for the network has no ReLU to guide by"
-        found = GuidedGradCam(scored, modules[name]).attribute(inputs, interpolate_mode=mode)
-        return Attribution(found.detach()[0].sum(0), told)
-    coarse = LayerGradCam(scored, modules[name]).attribute(inputs, relu_attributions=True).detach()
-    fine = torch.nn.functional.interpolate(coarse, tuple(inputs.shape[2:]), mode=mode, align_corners=False)
-    return Attribution(fine[0, 0], {**told, "grid": " x ".join(map(str, coarse.shape[2:]))})
+        found = found * GuidedBackprop(scored).attribute(inputs).detach()[0].sum(0)
+    return Attribution(found, told)
+
+
+def _shifts(network: torch.nn.Module, layer: torch.nn.Module, inputs: torch.Tensor) -> list[float]:
+    """Return how far, in voxels, the cells of a layer look beside where they would lie stretched over the image.
+
+    That is the centre of the squared gradients of a cell, in noise, for two cells that lie alike to both ends, so that
+    what the ends cut off cancels out.
+    """
+    seen: list[torch.Tensor] = []
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(inputs.shape, generator=chance).to(inputs) * inputs.std() + inputs.mean()
+    noise = noise.detach().requires_grad_()
+    hook = layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    try:
+        network(noise)
+    finally:
+        hook.remove()
+    grid, sizes = seen[0].shape[2:], inputs.shape[2:]
+    shifts = np.zeros(len(sizes))
+    for end in (1, -1):
+        cell = [size // 3 if end > 0 else size - 1 - size // 3 for size in grid]
+        answer = seen[0][0].flatten(1)[:, int(np.ravel_multi_index(cell, grid))].square().sum()
+        (gradient,) = torch.autograd.grad(answer, noise, retain_graph=end > 0)
+        weight = gradient[0].square().sum(0).double().cpu().numpy()
+        total = weight.sum()
+        if not total > 0:
+            return [0.0] * len(sizes)
+        for axis, (size, count) in enumerate(zip(sizes, grid, strict=True)):
+            along = weight.sum(tuple(other for other in range(len(sizes)) if other != axis))
+            shifts[axis] += (along @ np.arange(size)) / total - ((cell[axis] + 0.5) * size / count - 0.5)
+    most = [size / count / 2 for size, count in zip(sizes, grid, strict=True)]
+    return [float(np.clip(shift / 2, -limit, limit)) for shift, limit in zip(shifts, most, strict=True)]
+
+
+def _stretched(coarse: torch.Tensor, sizes: tuple[int, ...], shifts: list[float]) -> torch.Tensor:
+    """Interpolate cells linearly on a finer grid, each moved by so many voxels."""
+    for axis, (size, shift) in enumerate(zip(sizes, shifts, strict=True)):
+        count = coarse.shape[axis]
+        places = (torch.arange(size, device=coarse.device) + 0.5 - shift) * count / size - 0.5
+        places = places.clamp(0, count - 1)
+        low = places.floor().long()
+        part = (places - low).reshape([-1 if k == axis else 1 for k in range(len(sizes))])
+        high = (low + 1).clamp(max=count - 1)
+        coarse = coarse.index_select(axis, low) * (1 - part) + coarse.index_select(axis, high) * part
+    return coarse
 
 
 def _integrated(scored: Scored, inputs: torch.Tensor, options: Explaining, at_once: int) -> Attribution:

@@ -17,8 +17,8 @@ from imaging_ai.errors import ModelFailed
 
 __all__ = ["Layer", "Score", "Scored", "class_score", "coarsest", "explainable", "region_score", "trace"]
 
-#: From an answer ``[batch, channel, …]`` to one number for each of the batch.
-Score = Callable[[torch.Tensor], torch.Tensor]
+#: From what a network answers to one number for each of the batch.
+Score = Callable[[Any], torch.Tensor]
 #: What a pass keeps besides the outputs of its layers: sums, concatenations, gradients.
 _BESIDES = 2.0
 
@@ -33,21 +33,43 @@ class Scored(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return ``[batch]`` for ``[batch, channel, x, y(, z)]``."""
-        answer = self.network(inputs)
-        while isinstance(answer, list | tuple):  # deep supervision: the first has full resolution
-            answer = answer[0]
-        return self.score(answer)
+        return self.score(self.network(inputs))
 
 
-def class_score(channel: int) -> Score:
-    """Score by the logit of a class, of an answer ``[batch, class]``."""
-    return lambda answer: answer.flatten(1)[:, channel]
+def class_score(channel: int, activation: str = "none", pick: Callable[[Any], torch.Tensor] | None = None) -> Score:
+    """Score by a class of ``[batch, class]``, which `pick` finds in an answer: its logit, or with an activation."""
+    return lambda answer: _activated((pick or _first)(answer), activation)[:, channel]
 
 
-def region_score(channel: int, mask: torch.Tensor) -> Score:
-    """Score by the mean logit of a channel over a region ``[x, y(, z)]`` (Seg-Grad-CAM, Vinogradova et al. 2020)."""
+def region_score(channel: int, mask: torch.Tensor, activation: str = "none") -> Score:
+    """Score by the mean of a channel over a region ``[x, y(, z)]`` (Seg-Grad-CAM, Vinogradova et al. 2020).
+
+    An answer of one channel has no other; `activation` makes probabilities of logits.
+    """
     weights = mask.float() / mask.sum().clamp(min=1)
-    return lambda answer: (answer[:, channel] * weights.to(answer.device)).flatten(1).sum(1)
+
+    def score(answer: Any) -> torch.Tensor:
+        image = _activated(_first(answer), activation)
+        one = image[:, channel if image.shape[1] > 1 else 0]
+        return (one * weights.to(one.device)).flatten(1).sum(1)
+
+    return score
+
+
+def _first(answer: Any) -> torch.Tensor:
+    while isinstance(answer, list | tuple):  # deep supervision: the first has full resolution
+        answer = answer[0]
+    if not isinstance(answer, torch.Tensor):
+        raise ModelFailed(f"the network answers a {type(answer).__name__}, which no explanation reads")
+    return answer
+
+
+def _activated(logits: torch.Tensor, activation: str) -> torch.Tensor:
+    if activation == "none":
+        return logits
+    if activation == "softmax" and logits.shape[1] > 1:
+        return logits.softmax(1)
+    return logits.sigmoid()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ def curves(
     blocks = _blocks(tuple(inputs.shape[2:]))
     rng = np.random.default_rng(0)
     count = int(blocks.max()) + 1
-    weight = np.bincount(blocks.ravel(), attribution.detach().cpu().double().numpy().ravel(), count)
-    weight /= np.bincount(blocks.ravel(), minlength=count)
+    total = np.bincount(blocks.ravel(), attribution.detach().cpu().double().numpy().ravel(), count)
+    weight = total / np.bincount(blocks.ravel(), minlength=count)
     shuffled = rng.permutation(count)  # blocks that weigh the same come in a random order
     orders = [shuffled[np.argsort(-weight[shuffled], kind="stable")]]
     orders += [rng.permutation(count) for _ in range(_RANDOM_ORDERS)]
@@ -175,5 +176,6 @@ def _similarity(layers: int, one: NDArray[np.float64], other: NDArray[np.float64
     correlation = 0.0 if constant else float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     scaled = [values / max(values.max(), 1e-30) for values in (one, other)]
     window = min(7, *(size - (size + 1) % 2 for size in one.shape))
-    alike = float(structural_similarity(*scaled, data_range=1.0, win_size=window)) if window >= 3 else correlation
+    compare: Any = structural_similarity
+    alike = float(compare(*scaled, data_range=1.0, win_size=window)) if window >= 3 else correlation
     return Similarity(layers, correlation, alike)

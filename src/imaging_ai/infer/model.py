@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelFailed, ModelOutOfMemory, SeriesRefused
+from imaging_ai.infer.engine import make_ready
 from imaging_ai.infer.ensemble import members_of
 from imaging_ai.infer.familiar import familiar_of, listening
 from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.postprocessing import Answer, Postprocessing
+from imaging_ai.infer.resample import resampling_by_axes
 from imaging_ai.infer.settings import InferenceConfig
 from imaging_ai.infer.tensors import Prediction, image_tensor, plane_tensor, resampled_onto, values_on
 from imaging_ai.infer.windows import Windows, is_out_of_memory
@@ -72,9 +74,12 @@ class LoadedModel:
         self.peak_bytes = 0
         self.unlike: float | None = None
         self._familiar = familiar_of(entry)
-        self._windows = Windows(parts.inferer, entry.run.window_batch)
+        self._windows = Windows(parts.inferer, entry.run.window_batch, entry.run.precision)
+        make_ready(self.network, channels_last=entry.run.channels_last)
+        resampling_by_axes(parts.preprocessing, device)
         self.window: Sequence[int] | None = getattr(parts.inferer, "roi_size", None)
-        self.planar = _is_planar(self.network) and not isinstance(parts.inferer, SliceInferer)
+        self.reads_planes = _is_planar(self.network)  # each slice by itself, whoever cuts the volume up
+        self.planar = self.reads_planes and not isinstance(parts.inferer, SliceInferer)
 
     @property
     def steps_after(self) -> Sequence[Any]:
@@ -185,7 +190,9 @@ class LoadedModel:
         return [first, *(resampled_onto(image, first) for image in others)]
 
     def _prepared(self, images: list[MetaTensor]) -> Prepared:
-        data = self._before(self._keyed(images))
+        keyed = self._keyed(images)
+        headers = {f"{key}_meta_dict": dict(image.meta) for key, image in keyed.items()}  # as readers gave them once
+        data = self._before({**keyed, **headers})
         image = data.get("image", data.get(self._image_keys[0])) if isinstance(data, dict) else None
         if not isinstance(image, torch.Tensor):
             raise ModelFailed(f"{self.entry.name}: the preprocessing leaves no image for the network")
