@@ -73,7 +73,7 @@ def native_values(data: bytes, image: Image, bit_offset: int) -> NDArray[Any]:
         pairs = values.reshape(-1, 4)  # Y1 Y2 CB CR (PS3.3 C.7.6.3.1.2)
         frame = np.stack([pairs[:, [0, 2, 3]], pairs[:, [1, 2, 3]]], axis=1).reshape(image.shape)
     elif image.planar and image.samples > 1:
-        frame = np.moveaxis(values.reshape(image.samples, image.rows, image.columns), 0, -1)
+        frame = np.stack(list(values.reshape(image.samples, image.rows, image.columns)), axis=-1)
     else:
         frame = values.reshape(image.shape)
     frame = frame.astype(image.dtype, copy=False)

@@ -41,8 +41,8 @@ def rgb_of(frame: NDArray[Any], photometric_interpretation: str, bits_stored: in
         whole = np.concatenate([(luma - 16) * (255 / 219), (chroma - 128) * (255 / 224) + 128], axis=2)
         eight, photometric_interpretation = np.clip(whole + 0.5, 0, 255).astype(np.uint8), "YBR_FULL"
     if photometric_interpretation in ("YBR_FULL", "YBR_FULL_422"):
-        planes = [Image.fromarray(np.ascontiguousarray(eight[..., sample])) for sample in range(3)]
-        return np.asarray(Image.merge("YCbCr", planes).convert("RGB"))
+        size = eight.shape[1], eight.shape[0]
+        return np.asarray(Image.frombytes("YCbCr", size, np.ascontiguousarray(eight)).convert("RGB"))
     if photometric_interpretation in ("RGB", "YBR_ICT", "YBR_RCT"):  # the codecs undo those two
         return np.ascontiguousarray(eight)
     raise NotAcceptable("the instance has a retired photometric interpretation that cannot be rendered")

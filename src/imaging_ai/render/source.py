@@ -78,9 +78,9 @@ class Source:
 
     def macro(self, frame_number: int, sequence: str) -> Elements:
         """Return the item of a functional group of a frame: its own, else the shared one, else the instance itself."""
-        own = items(self.elements, "PerFrameFunctionalGroupsSequence")
-        groups = own[frame_number - 1 : frame_number] + items(self.elements, "SharedFunctionalGroupsSequence")[:1]
-        found = (item for group in groups for item in items(group, sequence))
+        own = values(self.elements, "PerFrameFunctionalGroupsSequence")[frame_number - 1 : frame_number]
+        groups = own + items(self.elements, "SharedFunctionalGroupsSequence")[:1]
+        found = (item for group in groups if isinstance(group, dict) for item in items(group, sequence))
         return next(found, self.elements)
 
     def words(self, elements: Elements, keyword: str, bits: int, entries: int) -> NDArray[np.uint16]:

@@ -14,10 +14,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Values by key; those that were not asked for the longest go first. One over an eighth of all is not kept."""
+    """Values by key; those that were not asked for the longest go first. One over a part of all is not kept."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._weight = most, 0
+    def __init__(self, most: int, *, part: int = 8) -> None:
+        self._most, self._part, self._weight = most, part, 0
         self._lock = threading.Lock()
         self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
@@ -31,7 +31,7 @@ class Recent(Generic[Key, Value]):
 
     def keep(self, key: Key, value: Value, weight: int) -> None:
         """Keep a value of some weight."""
-        if weight * 8 > self._most:
+        if weight * self._part > self._most:
             return
         with self._lock:
             _, before = self._kept.pop(key, (value, 0))

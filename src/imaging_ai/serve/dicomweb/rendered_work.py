@@ -52,7 +52,7 @@ class Rendering:
         self._describer = parts.describer
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1, "rendering")
         self._large = threading.Lock()
-        self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES)
+        self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES, part=2)  # a thousand frames say a lot
         self._images = Recent[tuple[BlobRef, int, str, Wish], bytes](_KEPT_IMAGES_BYTES)
 
     async def run(self, work: Callable[[], Result]) -> Result:
@@ -99,8 +99,9 @@ class Rendering:
         self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish
     ) -> bytes:
         """Return one frame as an image file, from a thread unless it is kept."""
-        kept = self._images.get((stored.blob, frame_number, media_type, wish))
-        return kept or await self.run(lambda: self.image(stored, source, frame_number, media_type, wish))
+        if (kept := self._images.get((stored.blob, frame_number, media_type, wish))) is not None:
+            return kept
+        return await self.run(lambda: self.image(stored, source, frame_number, media_type, wish))
 
     def image(self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         """Return one frame as an image file."""

@@ -23,3 +23,10 @@ def test_what_is_kept_twice_weighs_once_and_what_is_too_heavy_is_not_kept() -> N
     assert recent.get("same") == 99
     recent.keep("heavy", 0, 11)
     assert recent.get("heavy") is None
+
+
+def test_as_much_as_a_part_of_all_may_be_one_thing() -> None:
+    recent = Recent[str, int](80, part=2)
+    recent.keep("half", 1, 40)
+    recent.keep("more", 1, 41)
+    assert recent.get("half") == 1 and recent.get("more") is None
