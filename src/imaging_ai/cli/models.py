@@ -69,6 +69,9 @@ def check(context: click.Context, name: str, trial: bool) -> None:
     click.echo(f"  inputs   {', '.join(entry.inputs) or 'one series'}")
     for value, segment in zip(entry.segment_values, entry.segments, strict=True):
         click.echo(f"  segment  {value}: {segment.label} ({segment.property_type.meaning})")
+    if classifier := entry.classifier:
+        for value, one in zip(classifier.values, classifier.classes, strict=True):
+            click.echo(f"  class    {value}: {one.label} ({one.finding.meaning}), present from {one.threshold:g} on")
     for sentence in entry.missing():
         click.echo(f"  missing  {sentence}")
     began = time.perf_counter()

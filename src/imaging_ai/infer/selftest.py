@@ -7,6 +7,7 @@ nothing about how good the answer is.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from imaging_ai.core.finding import Code
 from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
+from imaging_ai.infer.classify import classify
 from imaging_ai.infer.model import LoadedModel
 
 __all__ = ["Trial", "phantom", "try_out"]
@@ -76,8 +78,16 @@ def try_out(model: LoadedModel) -> Trial:
     volumes = phantom(model.entry)
     first = next(iter(volumes.values()))
     began = time.perf_counter()
-    labels = model.predict(volumes if model.entry.inputs else first)
-    seconds = time.perf_counter() - began
+    said = _answer(model, volumes if model.entry.inputs else first)
+    return Trial(first.grid.shape, time.perf_counter() - began, model.peak_bytes, said)
+
+
+def _answer(model: LoadedModel, given: Volume | Mapping[str, Volume]) -> str:
+    evaluations = classify(model, given, "self-test")
+    whole = ", ".join(f"{one.description.label} {one.probability:.3f}" for one in evaluations if not one.instances)
+    if not model.entry.segments and evaluations:
+        return whole
+    labels = model.predict(given)
     counts = np.bincount(labels.ravel().astype(np.int64)) if labels.ndim == 3 else labels.sum((1, 2, 3))
     said = f"{'label' if labels.ndim == 3 else 'channel'}s {', '.join(str(k) for k in np.flatnonzero(counts))}"
-    return Trial(first.grid.shape, seconds, model.peak_bytes, said)
+    return f"{said}; {whole}" if whole else said

@@ -19,6 +19,7 @@ from imaging_ai.errors import ModelFailed, SeriesRefused
 from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.classify import activation_of, class_scores, classify, probabilities, reported, scores
 from imaging_ai.infer.model import LoadedModel
+from imaging_ai.infer.selftest import try_out
 from imaging_ai.infer.volume import read_volume
 
 MEANS = [-2.0, 0.0, 3.0, 1.0]
@@ -200,3 +201,8 @@ def test_a_study_is_read_from_several_series(tmp_path: Path) -> None:
     (said,) = analysis.evaluations
     assert said.probability == pytest.approx(expit(4 / 2), abs=1e-6)
     assert [one.kind for one in analysis.objects] == ["SR"]
+
+
+def test_the_trial_of_a_classifier_says_what_it_answers(tmp_path: Path) -> None:
+    bundle = brightness_bundle(tmp_path / "model", (128, 128, 48), dicom_toml=DICOM_TOML)
+    assert try_out(load_bundle(read_model(bundle))).answer.startswith("Bright 0.")
