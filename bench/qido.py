@@ -3,10 +3,10 @@
     python bench/qido.py                              20,000 and 200,000 studies on SQLite
     python bench/qido.py --studies 5000 20000         other sizes
     python bench/qido.py --database postgresql://…    in databases of that server, made here and dropped again
-    python bench/qido.py --url http://…/dicom-web     a server that is there already
+    python bench/qido.py --url http://…/dicom-web     a server on this machine that is there already
     python bench/qido.py --json out.json              the figures for a script
 
-Each search is asked in turns with the others, with other values each time, so that no answer is a repetition. Goals:
+The client (`http_load.py`) is a raw one. Each search is asked in turns with the others, with other values each time, so that no answer is a repetition. Goals:
 p50 at most 2 ms and p95 at most 10 ms at 20,000 studies; p95 grows less than twofold from 20,000 to 200,000. The two
 searches of OHIF are shown without goals: its filter joins two pieces of text, one of them too short for the index.
 """
@@ -14,7 +14,6 @@ searches of OHIF are shown without goals: its filter joins two pieces of text, o
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import qido_data
+from http_load import Connection, request
 
 P50_MS, P95_MS, GROWTH = 2.0, 10.0, 2.0
 
@@ -92,9 +92,8 @@ def searches(count: int) -> dict[str, Callable[[random.Random], dict[str, str]]]
 def measure(url: str, count: int, rounds: int) -> dict[str, dict[str, float]]:
     """Ask every search `rounds` times, on one connection; gives p50 and p95 in ms, and mean matches and bytes."""
     address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    port = address.port or 80
+    connection = Connection(port)
     rng = random.Random(3)
     asked = searches(count)
     times: dict[str, list[float]] = {name: [] for name in asked}
@@ -102,16 +101,12 @@ def measure(url: str, count: int, rounds: int) -> dict[str, dict[str, float]]:
     for turn in range(rounds + 3):
         for name, make in asked.items():
             path = f"{address.path}/studies?{urllib.parse.urlencode(make(rng), safe='*')}"
-            began = time.perf_counter()
-            connection.request("GET", path, headers={"Accept": "application/dicom+json"})
-            response = connection.getresponse()
-            body = response.read()
-            took = (time.perf_counter() - began) * 1e3
-            if response.status not in (200, 204):
-                raise SystemExit(f"{path}: {response.status} {body[:200]!r}")
+            answer = connection.ask(request(path, port, "application/dicom+json"), keep=True)
+            if answer.status not in (200, 204):
+                raise SystemExit(f"{path}: {answer.status} {answer.body[:200]!r}")
             if turn >= 3:  # the first ones warm caches up
-                times[name].append(took)
-                sizes[name].append((body.count(b'"0020000D"'), len(body)))
+                times[name].append(answer.total * 1e3)
+                sizes[name].append((answer.body.count(b'"0020000D"'), answer.size))
     connection.close()
     return {
         name: {

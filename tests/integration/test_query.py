@@ -17,6 +17,7 @@ import phantoms
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import FolderStore
+from imaging_ai.archive.deletion import delete_instances
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.query import BASE, Page, Search
 from imaging_ai.archive.query_attributes import COLUMNS, Level, path_of
@@ -28,6 +29,7 @@ from imaging_ai.errors import BadParameterError, TooLarge
 from imaging_ai.serve.dicomweb.qido_request import query_of
 
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
+STUDIES = frozenset({Level.STUDY})
 LEVELS = {"patients": Level.PATIENT, "studies": Level.STUDY, "series": Level.SERIES, "instances": Level.INSTANCE}
 
 
@@ -429,3 +431,44 @@ def test_what_is_stored_is_found_at_once_and_what_changes_with_it(database: Data
         session.connection().exec_driver_sql(f"DELETE FROM series WHERE {of_study}")
         session.connection().exec_driver_sql("DELETE FROM study WHERE patient_id = 'NOW'")
     assert collection.studies(PatientName="*worm*") == collection.studies(PatientID="NOW") == []
+
+
+def test_an_answer_that_was_given_before_shows_every_change_at_once_in_every_replica(
+    database: Database, tmp_path: Path
+) -> None:
+    collection = Collection(database, tmp_path)
+    replicas = [Search(database, collection.describer, examined=100) for _ in range(2)]
+    prepared = [
+        one.prepare(
+            query_of([("PatientID", "AGAIN"), ("includefield", "StudyDescription")], Level.STUDY, {}, STUDIES, 100)
+        )
+        for one in replicas
+    ]
+
+    def told() -> list[tuple[Any, ...]]:
+        """Description, modalities, series and instances, as each replica answers; they say the same."""
+        pages = [one.answer(asked).matches for one, asked in zip(replicas, prepared, strict=True)]
+        assert pages[0] == pages[1]
+        found = [json.loads(match.replace(BASE, b"")) for match in pages[0]]
+        tags = ("00081030", "00080061", "00201206", "00201208")
+        return [tuple(one.get(tag, {}).get("Value") for tag in tags) for one in found]
+
+    first, second = study(78, PatientID="AGAIN", StudyDescription="one")
+    third = another_series([first, second], "SR", 9, StudyDescription="two")[0]
+    assert told() == []
+    collection.keep(first)
+    assert told() == [(["one"], ["CT"], [1], [1])]
+    collection.keep(second)
+    assert told() == [(["one"], ["CT"], [1], [2])]
+    collection.keep(third)
+    assert told() == [(["two"], ["CT", "SR"], [2], [3])]
+    with database.write() as session:
+        delete_instances(session, [third.SOPInstanceUID])
+    assert told() == [(["two"], ["CT"], [1], [2])]
+    with database.write() as session:
+        delete_instances(session, [first.SOPInstanceUID, second.SOPInstanceUID])
+    assert told() == []
+    other, _ = study(79, PatientID="AGAIN", StudyDescription="another")
+    collection.keep(other)  # SQLite may give it the number of the one that is gone
+    assert told() == [(["another"], ["CT"], [1], [1])]
+    collection.archive.close()

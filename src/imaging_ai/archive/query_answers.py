@@ -6,10 +6,12 @@ related series and instances, and the lists of a study, are read for the rows of
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -29,7 +31,8 @@ Row = tuple[Any, ...]
 _Write = Callable[[Row], str]
 
 _UIDS = ("0020000D", "0020000E", "00080018")
-_OF_STUDY = ("00080061", "00201206", "00201208", "00080201")
+_MODALITIES = "00080061"
+_OF_STUDY = (_MODALITIES, "00201206", "00201208", "00080201")
 _SOP_CLASSES = ("00080062",)
 _OF_PATIENT = ("00201200", "00201202", "00201204")
 _LATER = frozenset({*_OF_STUDY, *_SOP_CLASSES, *_OF_PATIENT})
@@ -42,6 +45,9 @@ _CONSTANTS = {
     "00080056": '"00080056":{"vr":"CS","Value":["ONLINE"]}',
 }
 _BACKSLASH = "\\"
+_NUMBERS = ("IS", "US")
+#: What stands in a form for the value at a place of the row.
+_SLOT = re.compile(r"%\((\d+)\)s")
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 _json = msgspec.json.Encoder().encode
@@ -55,6 +61,7 @@ class Layout:
     columns: str
     later: frozenset[str]
     writers: tuple[_Write, ...]
+    ready: frozenset[int]  # the places of values that are JSON as they are
 
     def completed(self, reading: Reading, rows: Sequence[Row]) -> Sequence[Row]:
         """Return the rows with what is read for the rows of a page only."""
@@ -89,15 +96,47 @@ def layout_of(level: Level, selected: frozenset[Path]) -> Layout:
     read_later = [tag for group in (_OF_STUDY, _SOP_CLASSES, _OF_PATIENT) if later & {*group} for tag in group]
     positions = {tag: number for number, tag in enumerate([*direct, *read_later], 2)}
     columns = ", ".join([_IDS[level], "study.id", *(COLUMNS[tag].sql for tag in direct)])
-    return Layout(
-        level, columns, later, tuple(_writer(tag, positions, [positions[uid] for uid in uids]) for tag in tags)
-    )
+    writers = tuple(_writer(tag, positions, [positions[uid] for uid in uids]) for tag in tags)
+    return Layout(level, columns, later, writers, frozenset(positions[tag] for tag in positions if _is_ready(tag)))
 
 
 @lru_cache(maxsize=1 << 13)
 def _fragment(layout: Layout, row: Row) -> bytes:
+    form = _form(layout, tuple([value is not None and value != "" for value in row]))
+    text = "".join(form.texts(row))
+    if text.isprintable() and not ('"' in text or "\\" in text or "=" in text):
+        return (form.text % form.values(row)).encode()
+    return _object(layout, row).encode()
+
+
+def _object(layout: Layout, row: Row) -> str:
     members = [write(row) for write in layout.writers]
-    return f"{{{','.join([member for member in members if member])}}}".encode()
+    return f"{{{','.join([member for member in members if member])}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What all rows that have values in the same places become, but for these: most matches are written at one stroke.
+
+    `values` takes the values for the text from a row, `texts` those of them that may have to be escaped or split.
+    """
+
+    text: str
+    values: Callable[[Row], tuple[Any, ...]]
+    texts: Callable[[Row], tuple[str, ...]]
+
+
+@lru_cache(maxsize=1 << 10)
+def _form(layout: Layout, known: tuple[bool, ...]) -> _Form:
+    text = _object(layout, tuple([f"%({place})s" if one else "" for place, one in enumerate(known)]))
+    places = [int(place) for place in _SLOT.findall(text)]
+    texts = {*places} - layout.ready
+    return _Form(_SLOT.sub("%s", text), _values_at(places), _values_at(sorted(texts)))
+
+
+def _values_at(places: Sequence[int]) -> Callable[[Row], tuple[Any, ...]]:
+    """Return what takes the values at some places of a row."""
+    return itemgetter(*places) if len(places) > 1 else lambda row: tuple([row[place] for place in places])
 
 
 def _writer(tag: str, positions: Mapping[str, int], uids: Sequence[int]) -> _Write:
@@ -108,18 +147,28 @@ def _writer(tag: str, positions: Mapping[str, int], uids: Sequence[int]) -> _Wri
     vr = COLUMNS[tag].vr
     empty = f'"{tag}":{{"vr":"{vr}"}}' if tag in _DEFAULT and tag not in _IF_KNOWN else ""
     start = f'"{tag}":{{"vr":"{vr}","Value":['
-    return (_name if vr == "PN" else _value)(positions[tag], start, empty)
+    make = _ready if _is_ready(tag) else _name if vr == "PN" else _value
+    return make(positions[tag], start, empty)
+
+
+def _is_ready(tag: str) -> bool:
+    """Say whether values of an attribute come as JSON: numbers, and lists that are made when they are read."""
+    return COLUMNS[tag].vr in _NUMBERS or tag in (_MODALITIES, *_SOP_CLASSES)
+
+
+def _ready(position: int, start: str, empty: str) -> _Write:
+    def write(row: Row) -> str:
+        value = row[position]
+        return empty if value is None or value == "" else f"{start}{value}]}}"
+
+    return write
 
 
 def _value(position: int, start: str, empty: str) -> _Write:
     def write(row: Row) -> str:
         value = row[position]
-        if not value and value != 0:
+        if not value:
             return empty
-        if isinstance(value, int):
-            return f"{start}{value}]}}"
-        if isinstance(value, tuple):
-            return f"{start}{_several(value)}]}}"
         if value.isalnum():  # nothing to be escaped, nothing to be split
             return f'{start}"{value}"]}}'
         if "\\" in value:
@@ -161,20 +210,18 @@ def _retrieve_url(uids: Sequence[int]) -> _Write:
 
 def _series(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
     """Return modalities, number of series, number of instances and timezone of studies."""
-    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
-    statement = "SELECT study_id, modality, instance_count, timezone_offset_from_utc FROM series WHERE study_id IN ({})"
-    for row in reading.by_ids(statement, ids):
-        found[row[0]].append(row)
-    told = {
-        study_id: (
-            tuple(sorted({row[1] for row in rows if row[1]})),
-            len(rows),
-            sum([row[2] for row in rows]),
-            next((row[3] for row in rows if row[3]), ""),
-        )
-        for study_id, rows in found.items()
-    }
-    return defaultdict(lambda: ((), 0, 0, ""), told)
+    rows = reading.by_ids(
+        f"SELECT study_id, {reading.dialect.joined}(modality, '\\'), count(*), sum(instance_count), "  # noqa: S608
+        "max(timezone_offset_from_utc) FROM series WHERE study_id IN ({}) GROUP BY study_id",
+        ids,
+    )
+    return defaultdict(lambda: ("", 0, 0, ""), {row[0]: (_each(row[1]), *row[2:]) for row in rows})
+
+
+@lru_cache(maxsize=1 << 10)
+def _each(joined: str) -> str:
+    """Return the values of several rows, each once, as JSON; most studies have the same few."""
+    return _several(sorted({*joined.split(_BACKSLASH)} - {""}))
 
 
 def _sop_classes(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:
@@ -185,7 +232,7 @@ def _sop_classes(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any
         ids,
     ):
         found[study_id].add(sop_class_uid)
-    return defaultdict(lambda: ((),), {study_id: (tuple(sorted(uids)),) for study_id, uids in found.items()})
+    return defaultdict(lambda: ("",), {study_id: (_several(sorted(uids)),) for study_id, uids in found.items()})
 
 
 def _patients(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...]]:

@@ -49,6 +49,7 @@ class Dialect:
     escapes: dict[int, str]
     text_order: str = ""  # makes comparisons of text those of its bytes
     of_study: str = ""  # keeps to the index of a study's series
+    joined: str = "string_agg"  # joins text of several rows
 
     def pattern(self, pattern: str) -> str:
         """Write a pattern with * and ? as the operator wants it."""
@@ -60,7 +61,7 @@ class Dialect:
         return ", ".join([self.mark] * number)
 
 
-SQLITE = Dialect("?", "GLOB", "*", "?", _GLOB, of_study=" INDEXED BY ix_series_study_id")
+SQLITE = Dialect("?", "GLOB", "*", "?", _GLOB, of_study=" INDEXED BY ix_series_study_id", joined="group_concat")
 POSTGRESQL = Dialect("%s", "LIKE", "%", "_", _LIKE, ' COLLATE "C"')
 
 

@@ -6,6 +6,7 @@ The resources of table 10.6.1-1, and `/patients` in their manner. Matches come a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ Answer = Response[bytes] | Stream
 
 _OFFERS = (DICOM_JSON, JSON, MULTIPART_XML)
 _NEEDS = {"needs": "read"}
+_REMEMBERED = 256  # work lists ask for the same again and again
+#: Names with their values.
+_Pairs = tuple[tuple[str, str], ...]
 _AUDITED = {
     Level.PATIENT: ("search-patients", "patient"),
     Level.STUDY: ("search-studies", "study"),
@@ -52,12 +56,15 @@ def qido_handlers(parts: Parts) -> list[BaseRouteHandler]:
     def handler(path: str, level: Level, *levels: Level) -> BaseRouteHandler:
         """Make the handler that searches for matches of a level, which tell the attributes of `levels`."""
 
+        @lru_cache(maxsize=_REMEMBERED)
+        def prepared_for(parameters: _Pairs, within: _Pairs) -> Prepared:
+            return search.prepare(query_of(parameters, level, dict(within), frozenset(levels), parts.limits.results))
+
         @get(path, opt=_NEEDS)
         async def search_here(request: AnyRequest) -> Answer:
             media_type = choose(request, _OFFERS)
             within = {f"{name.title()}InstanceUID": uid(text, name) for name, text in request.path_params.items()}
-            parameters = request.query_params.multi_items()
-            prepared = search.prepare(query_of(parameters, level, within, frozenset(levels), parts.limits.results))
+            prepared = prepared_for(tuple(request.query_params.multi_items()), tuple(within.items()))
             parts.accesses.note(request, *_AUDITED[level], next(reversed(within.values()), ""))
             if prepared.prompt:
                 return found(request, prepared, media_type)
