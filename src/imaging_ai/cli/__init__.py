@@ -19,6 +19,7 @@ from imaging_ai.cli.roles import describe, receive, serve, web, work
 from imaging_ai.cli.studies import rules, run, send
 from imaging_ai.cli.tokens import token
 from imaging_ai.cli.viewer import viewer
+from imaging_ai.cli.visualize import visualize
 from imaging_ai.errors import ConfigError, ImagingAiError
 
 __all__ = ["main"]
@@ -41,6 +42,7 @@ _COMMANDS = (
     describe,
     run,
     send,
+    visualize,
     models,
     jobs,
     rules,
