@@ -7,7 +7,6 @@ asked of the index every time, so that a deletion or a replacement is seen by th
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from itertools import groupby
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import TimeoutError
 
 from imaging_ai.archive.blobs import BlobStore, NearStore
 from imaging_ai.archive.describer import LOST, Describer
@@ -26,6 +24,7 @@ from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.query_reader import Reader
 from imaging_ai.archive.shelf import shelved
 from imaging_ai.archive.transcode import Source
+from imaging_ai.archive.unchanged import Unchanged
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
@@ -39,7 +38,7 @@ _log = logging.getLogger(__name__)
 Fill = Callable[[int, memoryview], bool]
 
 _REMEMBERED_BYTES = 32 << 20
-_PIECE = 1 << 18
+_PIECE = 1 << 20
 
 _COLUMNS = """
 SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, study.study_instance_uid,
@@ -81,8 +80,8 @@ class Retriever:
         self._database, self.store, self._describer = database, store, describer
         self._reader = Reader(database)
         # asked once: the type of a store takes longer to tell than a frame to read
-        self._near = store if database.is_sqlite and isinstance(store, NearStore) else None
-        self._tells = isinstance(store, NearStore)
+        self._near = store if isinstance(store, NearStore) else None
+        self._unchanged = Unchanged(database, _ONE_AT_ONCE, _listed) if self._near and database.is_sqlite else None
         self._lock = threading.Lock()
         self._layouts: OrderedDict[tuple[int, BlobRef], Layout] = OrderedDict()
         self._weight = 0
@@ -117,17 +116,11 @@ class Retriever:
 
         None does not say that it is not here.
         """
-        if self._near is None:
+        listed = None if self._unchanged is None else self._unchanged.get(instance)
+        if listed is None:
             return None
-        try:
-            connection = self._database.engine.raw_connection()
-            try:
-                row = connection.cursor().execute(_ONE_AT_ONCE, (instance,)).fetchone()
-            finally:
-                connection.close()
-        except (sqlite3.Error, TimeoutError):
-            return None
-        return None if row is None or row[4:6] != (study, series) else _listed(row)
+        one = listed.instance
+        return listed if (one.study_instance_uid, one.series_instance_uid) == (study, series) else None
 
     def at_once(self, study: str, series: str, instance: str) -> tuple[Layout, Fill] | None:
         """Return the layout of an instance, if it is remembered, and what reads it; None as `one_at_once`."""
@@ -180,6 +173,10 @@ class Retriever:
         except NotFound:
             raise self._missing(one) from None
 
+    def fill_of(self, one: StoredInstance) -> Fill | None:
+        """Return what reads an instance if nothing waits for it; None where the store cannot tell."""
+        return partial(self._near.fill_at_once, one.blob) if self._near else None
+
     def pieces_of(self, one: StoredInstance) -> Iterator[bytes]:
         """Give an instance in pieces. Raises as `layout`."""
         try:
@@ -200,7 +197,8 @@ class Retriever:
     def is_lost(self, one: StoredInstance) -> bool:
         """Say whether the bytes of an instance are known to be lost, where a store can tell without much ado."""
         try:
-            if self._tells:
+            fill = self.fill_of(one)
+            if fill is not None and not fill(0, memoryview(bytearray(1))):
                 self.bytes_of(one, 0, 1)
         except UnavailableError:
             return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
 
 from litestar import Response
 from litestar.response import Stream
@@ -20,7 +19,7 @@ from imaging_ai.archive.transcode import NATIVE, Source, frame, refusal
 from imaging_ai.errors import BadParameterError, NotAcceptable, NotDicom, NotFound
 from imaging_ai.serve.dicomweb.media import AnyRequest, accepted
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms
-from imaging_ai.serve.dicomweb.wire import Part, Whole, multipart
+from imaging_ai.serve.dicomweb.wire import Part, Whole, filled, multipart, part_head, parts_end
 
 __all__ = ["answer_at_once", "answer_frames", "chosen_form", "content_type", "frame_numbers", "frame_reader"]
 
@@ -88,34 +87,21 @@ def answer_at_once(request: AnyRequest, layout: Layout, fill: Fill, numbers: Seq
     if len(numbers) != 1 or not 1 <= numbers[0] <= frames.count or frames.frame_bits % 8 or stored in _NOT_AS_THEY_LIE:
         return None
     ranges = frames.ranges(numbers[0])
-    if not 0 < sum(size for _, size in ranges) <= _AT_ONCE:
+    if sum(size for _, size in ranges) > _AT_ONCE:
         return None
     form = next(frame_forms(accepted(request), stored), None)
     if form is None or not _as_stored(stored, form.transfer_syntax):
         return None
     if not form.multipart:
-        return _whole(_filled(fill, ranges), content_type(form))
+        return _whole(filled(fill, ranges, b"", b""), content_type(form))
     boundary = secrets.token_hex(16)
-    body = _filled(fill, ranges, _head(form, boundary), f"\r\n--{boundary}--\r\n".encode())
+    head, tail = part_head(boundary, content_type(form)), b"\r\n" + parts_end(boundary)
+    body = filled(fill, ranges, head, tail)
     return _whole(body, _multipart_type(form, boundary))
 
 
 def _whole(body: bytes | None, media_type: str) -> Whole | None:
     return None if body is None else Whole(body, media_type)
-
-
-def _filled(fill: Fill, ranges: Sequence[tuple[int, int]], head: bytes = b"", tail: bytes = b"") -> bytes | None:
-    """Return a body whose middle is read right to where it is sent from; None if its bytes are not in memory."""
-    body, position = BytesIO(), len(head)
-    body.write(head)
-    body.seek(position + sum(size for _, size in ranges) - 1)
-    body.write(b"\0" + tail)
-    with body.getbuffer() as view:
-        for start, size in ranges:
-            if not fill(start, view[position : position + size]):
-                return None
-            position += size
-    return body.getvalue()
 
 
 def chosen_form(source: Source, forms: Iterator[Form], *, many: bool) -> Form:
@@ -177,14 +163,10 @@ def _parts(read: Callable[[int], bytes], numbers: Sequence[int], first: bytes, f
 def _at_once(frames: Sequence[bytes], form: Form) -> Response[bytes]:
     """Answer with parts as one body: nearly every viewer asks for one frame at a time."""
     boundary = secrets.token_hex(16)
-    head = _head(form, boundary)
+    head = part_head(boundary, content_type(form))
     pieces = [piece for one in frames for piece in (head, one, b"\r\n")]
-    body = b"".join([*pieces, f"--{boundary}--\r\n".encode()])
+    body = b"".join([*pieces, parts_end(boundary)])
     return Response(body, media_type=_multipart_type(form, boundary))
-
-
-def _head(form: Form, boundary: str) -> bytes:
-    return f"--{boundary}\r\nContent-Type: {content_type(form)}\r\n\r\n".encode("latin-1")
 
 
 def _multipart_type(form: Form, boundary: str) -> str:

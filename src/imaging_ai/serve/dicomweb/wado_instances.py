@@ -8,11 +8,13 @@ the answer is then 206 (10.4.3.1).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from litestar import Response
+from litestar.concurrency import sync_to_thread
 from litestar.response import Stream
 
 from imaging_ai.archive.retrieve import Listed, Retriever
@@ -21,12 +23,23 @@ from imaging_ai.errors import InputError, NotAcceptable, NotFound, StorageUnavai
 from imaging_ai.serve.dicomweb.media import DICOM, AnyRequest, MediaType, accepted
 from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
-from imaging_ai.serve.dicomweb.wire import Part, begun, multipart, stream, warning
+from imaging_ai.serve.dicomweb.wire import (
+    Part,
+    begun,
+    filled,
+    gathered,
+    multipart,
+    part_head,
+    parts_end,
+    stream,
+    warning,
+)
 
 __all__ = ["answer_instances"]
 
 _log = logging.getLogger(__name__)
-_PIECE = 1 << 18
+_PIECE = 1 << 20
+_WORTH_SENDING = 1 << 19
 
 #: Video: what is stored is all there is (8.7.3.3: only in lossy compressed form).
 _VIDEO = "1.2.840.10008.1.2.4.10"
@@ -73,13 +86,14 @@ def answer_instances(
         raise NotAcceptable(f"not in any transfer syntax that was asked for: {'; '.join(sorted(reasons)[:3])}")
     if not forms[0].multipart:
         return _alone(retriever, given[0], request.headers.get("range", ""))
-    partial = len(given) < len(listed)
-    headers = warning(f"{len(listed) - len(given)} instances cannot be given as asked") if partial else {}
-    parts = _parts(retriever, given)
-    first = next(parts, None)  # what cannot be read is said before the status is
+    is_partial = len(given) < len(listed)
+    headers = warning(f"{len(listed) - len(given)} instances cannot be given as asked") if is_partial else {}
+    rest = iter(given)
+    first = next(_parts(retriever, rest), None)  # what cannot be read is said before the status is
     if first is None:
         raise NotFound("no such instances are held here")
-    return multipart(chain((first,), parts), DICOM, status=206 if partial else 200, headers=headers)
+    body = partial(_body, retriever, first, rest)
+    return multipart(body, DICOM, status=206 if is_partial else 200, headers=headers)
 
 
 def _choose(retriever: Retriever, listed: Listed, forms: Sequence[Form], reasons: set[str]) -> _Given | None:
@@ -97,7 +111,40 @@ def _choose(retriever: Retriever, listed: Listed, forms: Sequence[Form], reasons
     return None
 
 
-def _parts(retriever: Retriever, given: Sequence[_Given]) -> Iterator[Part]:
+async def _body(retriever: Retriever, first: Part, rest: Iterator[_Given], boundary: str) -> AsyncGenerator[bytes]:
+    """Give parts one after the other. What is in memory is read right into its piece; the rest is made in threads."""
+    async for piece in _in_threads(first, boundary):
+        yield piece
+    waiting, size = list[bytes](), 0
+    for one in rest:
+        whole = _in_memory(retriever, one, boundary)
+        if whole is not None:
+            waiting.append(whole)
+            size += len(whole)
+        if waiting and (whole is None or size >= _WORTH_SENDING):
+            yield b"".join(waiting)  # a single one is not copied
+            waiting, size = [], 0
+        if whole is None and (part := await sync_to_thread(next, _parts(retriever, iter((one,))), None)):
+            async for piece in _in_threads(part, boundary):
+                yield piece
+    yield b"".join([*waiting, parts_end(boundary)])
+
+
+def _in_memory(retriever: Retriever, one: _Given, boundary: str) -> bytes | None:
+    """Return the part of an instance that goes out as it is stored, if nothing waits for it."""
+    stored = one.listed.instance
+    if not one.as_stored or stored.blob.length > _PIECE or (fill := retriever.fill_of(stored)) is None:
+        return None
+    return filled(fill, ((0, stored.blob.length),), part_head(boundary, _content_type(one.transfer_syntax)), b"\r\n")
+
+
+async def _in_threads(part: Part, boundary: str) -> AsyncGenerator[bytes]:
+    pieces = gathered(chain((part_head(boundary, part.content_type),), part.body, (b"\r\n",)))
+    while piece := await sync_to_thread(next, pieces, b""):
+        yield piece
+
+
+def _parts(retriever: Retriever, given: Iterator[_Given]) -> Iterator[Part]:
     for one in given:
         try:
             syntax, pieces = _pieces(retriever, one)

@@ -9,9 +9,10 @@ import re
 import secrets
 import threading
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from io import BytesIO
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from litestar.types import Receive, Scope, Send
 
+from imaging_ai.archive.retrieve import Fill
 from imaging_ai.errors import BadParameterError
 
 __all__ = [
@@ -31,8 +33,12 @@ __all__ = [
     "base_url",
     "begun",
     "etag_of",
+    "filled",
+    "gathered",
     "multipart",
     "not_modified",
+    "part_head",
+    "parts_end",
     "stream",
     "takes",
     "takes_gzip",
@@ -154,7 +160,7 @@ class Part:
 
 
 def multipart(
-    parts: Iterator[Part] | AsyncIterator[Part],
+    parts: Iterator[Part] | AsyncIterator[Part] | Callable[[str], AsyncIterator[bytes]],
     of_type: str,
     *,
     status: int = 200,
@@ -162,10 +168,15 @@ def multipart(
 ) -> Stream:
     """Answer with parts as they come (RFC 2387); nothing is held but the piece being sent.
 
-    A synchronous iterator is run in threads by the server. `of_type` is the `type` parameter: the type of the parts.
+    A synchronous iterator is run in threads by the server; a function gives the body itself, of a boundary. `of_type`
+    is the `type` parameter: the type of the parts.
     """
     boundary = secrets.token_hex(16)
-    pieces = _pieces(parts, boundary) if isinstance(parts, Iterator) else _async_pieces(parts, boundary)
+    pieces: Iterator[bytes] | AsyncIterator[bytes]
+    if callable(parts):
+        pieces = parts(boundary)
+    else:
+        pieces = _pieces(parts, boundary) if isinstance(parts, Iterator) else _async_pieces(parts, boundary)
     media_type = f'multipart/related; type="{of_type}"; boundary="{boundary}"'
     return stream(pieces, media_type, status=status, headers=headers)
 
@@ -222,29 +233,58 @@ def begun(pieces: Iterator[bytes], ahead: int = _AHEAD) -> Iterator[bytes]:
     return chain((b"".join(ready),), pieces)
 
 
-def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
-    """Give the body in pieces of some size: each of them wakes a thread."""
+def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Give bytes in pieces of some size: each of them wakes a thread."""
     waiting, size = list[bytes](), 0
-    for part in parts:
-        for piece in chain((_head(part, boundary),), part.body, (b"\r\n",)):
-            waiting.append(piece)
-            size += len(piece)
-            if size >= _WORTH_SENDING:
-                yield b"".join(waiting)
-                waiting, size = [], 0
-    yield b"".join([*waiting, f"--{boundary}--\r\n".encode()])
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _WORTH_SENDING:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if size:
+        yield b"".join(waiting)
+
+
+def part_head(boundary: str, content_type: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return what comes before the bytes of a part; after them comes ``CRLF``."""
+    lines = [f"--{boundary}", f"Content-Type: {content_type}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def parts_end(boundary: str) -> bytes:
+    """Return what comes after the last part."""
+    return f"--{boundary}--\r\n".encode()
+
+
+def filled(fill: Fill, ranges: Sequence[tuple[int, int]], head: bytes, tail: bytes) -> bytes | None:
+    """Return bytes whose middle is read right to where it is sent from; None if it is empty, or not in memory."""
+    body, position = BytesIO(), len(head)
+    length = sum(size for _, size in ranges)
+    if not length:
+        return None
+    body.write(head)
+    body.seek(position + length - 1)
+    body.write(b"\0" + tail)
+    with body.getbuffer() as view:
+        for start, size in ranges:
+            if not fill(start, view[position : position + size]):
+                return None
+            position += size
+    return body.getvalue()
+
+
+def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
+    return gathered(chain(chain.from_iterable(_of_part(part, boundary) for part in parts), (parts_end(boundary),)))
 
 
 async def _async_pieces(parts: AsyncIterator[Part], boundary: str) -> AsyncIterator[bytes]:
     async for part in parts:
-        yield _head(part, boundary)
-        for piece in part.body:
+        for piece in _of_part(part, boundary):
             yield piece
-        yield b"\r\n"
-    yield f"--{boundary}--\r\n".encode()
+    yield parts_end(boundary)
 
 
-def _head(part: Part, boundary: str) -> bytes:
-    lines = [f"--{boundary}", f"Content-Type: {part.content_type}"]
-    lines += [f"{name}: {value}" for name, value in part.headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+def _of_part(part: Part, boundary: str) -> Iterator[bytes]:
+    return chain((part_head(boundary, part.content_type, part.headers),), part.body, (b"\r\n",))
