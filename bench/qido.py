@@ -6,9 +6,10 @@
     python bench/qido.py --url http://…/dicom-web     a server on this machine that is there already
     python bench/qido.py --json out.json              the figures for a script
 
-The client (`http_load.py`) is a raw one. Each search is asked in turns with the others, with other values each time, so that no answer is a repetition. Goals:
-p50 at most 2 ms and p95 at most 10 ms at 20,000 studies; p95 grows less than twofold from 20,000 to 200,000. The two
-searches of OHIF are shown without goals: its filter joins two pieces of text, one of them too short for the index.
+Each search is asked in turns with the others, with other values each time, so that no answer is a repetition. The
+client is raw (`http_load.py`). Goals: p50 at most 2 ms and p95 at most 10 ms at 20,000 studies; p95 grows less than
+twofold from 20,000 to 200,000. The two searches of OHIF are shown without goals: its filter joins two pieces of text,
+one of them too short for the index.
 """
 
 from __future__ import annotations
