@@ -21,6 +21,7 @@ from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, Predecessor, check, encode_refusal, encode_results
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.explain.pictures import key_slices
+from imaging_ai.explanations import Explained, explain
 from imaging_ai.infer.classify import classify, reported
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.phases import time_points
@@ -33,7 +34,7 @@ __all__ = ["Analysis", "Report", "analyse", "refusal"]
 Report = Callable[[int, Stage], None]
 
 #: Packages whose version may change an answer, kept with each job (design promise 10).
-_PACKAGES = ("imaging-ai", "torch", "monai", "numpy", "scipy", "pydicom", "highdicom")
+_PACKAGES = ("imaging-ai", "torch", "monai", "numpy", "scipy", "captum", "pydicom", "highdicom")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +61,11 @@ def analyse(
     supersedes: Sequence[Predecessor] = (),
     reject_superseded: bool = False,
     remark: str = "",
+    explained: object = None,
 ) -> Analysis:
     """Run `model` on the files of one series, or of one series for each of its inputs.
+
+    `explained` is the rule's word on explanations (`Explaining.asked`), None for the model's own.
 
     Raises
     ------
@@ -72,9 +76,10 @@ def analyse(
     """
     clock = _Clock()
     report(0, Stage.READ)
+    explaining = model.entry.explain.asked(explained)
     points = list(time_points(series)) if model.reads_planes else [series]
     if len(points) > 1:
-        return _over_time(points, model, report, job_uid, created_at, supersedes, reject_superseded)
+        return _over_time(points, model, report, job_uid, created_at, supersedes, reject_superseded, explained)
     volumes = {name: read_volume(files) for name, files in points.pop().items()}
     first, *others = volumes.values()
     clock.lap("read")
@@ -86,9 +91,12 @@ def analyse(
 
     heading = f"{model.entry.algorithm.name} {model.entry.version}"
     pictures = key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else ()
+    why = explain(
+        model, volumes, findings, evaluations, explaining, lambda part: report(80 + int(8 * part), Stage.EXPLAIN)
+    )
     clock.lap("explain")
 
-    report(80, Stage.ENCODE)
+    report(88, Stage.ENCODE)
     objects = encode_results(
         first,
         findings,
@@ -105,6 +113,7 @@ def analyse(
         further_sources=others,
         remark=remark,
         evaluations=reported(evaluations, model.entry.classifier),
+        explanations=why.explanations,
     )
     clock.lap("encode")
 
@@ -112,7 +121,7 @@ def analyse(
     for one in objects:
         check(one, first)
     clock.lap("validate")
-    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds), evaluations)
+    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds, why), evaluations)
 
 
 def _over_time(
@@ -123,6 +132,7 @@ def _over_time(
     created_at: float,
     supersedes: Sequence[Predecessor],
     reject_superseded: bool,
+    explained: object,
 ) -> Analysis:
     """Run a model that reads slice by slice on each time point: objects of its own for each, on its own instances."""
     parts: list[Analysis] = []
@@ -141,6 +151,7 @@ def _over_time(
                 supersedes=supersedes if index == 0 else (),  # they are rejected once
                 reject_superseded=reject_superseded and index == 0,
                 remark=f"time {index + 1} of {len(points)}",
+                explained=explained,
             )
         )
     return Analysis(
@@ -208,12 +219,20 @@ class _Clock:
         self._last = now
 
 
-def _provenance(model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapping[str, float]) -> dict[str, object]:
+def _provenance(
+    model: LoadedModel, volumes: Mapping[str, Volume], seconds: Mapping[str, float], why: Explained
+) -> dict[str, object]:
     """What a later reader needs to explain the result and to repeat it."""
     return {
         "model": _identity(model.entry),
         "out_of_distribution": None if model.unlike is None else round(model.unlike, 3),
-        "notes": [*model.notes, *model.doubts, *(note for volume in volumes.values() for note in volume.notes)],
+        "notes": [
+            *model.notes,
+            *model.doubts,
+            *(note for volume in volumes.values() for note in volume.notes),
+            *why.notes,
+        ],
+        "explanations": list(why.record),
         "device": str(model.device),
         "host": platform.machine(),
         "python": platform.python_version(),

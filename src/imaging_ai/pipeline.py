@@ -91,6 +91,7 @@ class Pipeline:
                 supersedes=self._predecessors(job),
                 reject_superseded=bool(job.parameters.get("reject_superseded")),
                 remark=remark,
+                explained=job.parameters.get("explain"),
             )
         except SeriesRefused as why:
             said = refusal(series, model.entry, why, job_uid=job.job_uid, created_at=job.created_at, remark=remark)

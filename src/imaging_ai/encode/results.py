@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging_ai.core.explanation import Explanation
 from imaging_ai.core.finding import (
     Algorithm,
     Code,
@@ -18,7 +20,7 @@ from imaging_ai.core.finding import (
     SegmentationType,
 )
 from imaging_ai.core.volume import Volume
-from imaging_ai.encode.kos import encode_rejection
+from imaging_ai.encode.kos import encode_interest, encode_rejection
 from imaging_ai.encode.objects import EncodedObject, Predecessor
 from imaging_ai.encode.pm import encode_pm
 from imaging_ai.encode.provenance import trace
@@ -49,6 +51,7 @@ def encode_results(
     content_qualification: str = "RESEARCH",
     remark: str = "",
     evaluations: Sequence[Evaluation] = (),
+    explanations: Sequence[Explanation] = (),
 ) -> tuple[EncodedObject, ...]:
     """Encode what a model found, or that it found nothing; the same arguments always give the same bytes.
 
@@ -62,7 +65,7 @@ def encode_results(
         When the job ran, in seconds since the epoch.
     kinds
         SEG is made when anything was found, PM of every map, SC of every picture; KO, which rejects what is
-        superseded, when `supersedes` is not empty.
+        superseded, when `supersedes` is not empty, and one for each finding that is explained.
     lines
         Whether a second SR has the measured distances as lines.
     segmentation
@@ -81,6 +84,8 @@ def encode_results(
         What the Series Description says at its end, of results that are not for everybody.
     evaluations
         What the model says of classes, found or not: of the whole first, then of instances.
+    explanations
+        Why it says so: further maps and pictures, which the report names where it says what they explain.
 
     Raises
     ------
@@ -104,15 +109,30 @@ def encode_results(
     found = [finding for finding in findings if finding.found]
     seg = encode_seg(volume, found, provenance, segmentation, probability) if found and "SEG" in kinds else None
     results = [seg] if seg else []
+    maps = [*maps, *(one.map for one in explanations)]
+    pictures = [*pictures, *(each for one in explanations for each in one.pictures)]
+    mapped = [encode_pm(volume, each, provenance) for each in maps] if "PM" in kinds else []
+    drawn = list(encode_sc(volume, pictures, provenance)) if "SC" in kinds else []
+    shown = _by_what_they_explain(explanations, mapped, drawn)
     if "SR" in kinds:
-        results.append(encode_sr(findings, seg, provenance, procedure, evaluations))
+        results.append(encode_sr(findings, seg, provenance, procedure, evaluations, shown))
         uid = volume.grid.frame_of_reference_uid
         if lines and (planar := encode_planar_sr(found, uid, provenance, procedure)):
             results.append(planar)
-    if "PM" in kinds:
-        results += (encode_pm(volume, each, provenance) for each in maps)
-    if "SC" in kinds:
-        results += encode_sc(volume, pictures, provenance)
-    if "KO" in kinds and supersedes:
-        results.append(encode_rejection(provenance))
+    results += [*mapped, *drawn]
+    if "KO" in kinds:
+        results += [encode_rejection(provenance)] if supersedes else []
+        results += encode_interest(volume, explanations, shown, provenance)
     return tuple(results)
+
+
+def _by_what_they_explain(
+    explanations: Sequence[Explanation], mapped: Sequence[EncodedObject], drawn: Sequence[EncodedObject]
+) -> dict[str, list[EncodedObject]]:
+    """List maps and pictures, those of the explanations last among each, by the tracking UIDs of what they explain."""
+    maps = iter(mapped[len(mapped) - len(explanations) :] if mapped else ())
+    pictures = iter(drawn[len(drawn) - sum(len(one.pictures) for one in explanations) :] if drawn else ())
+    shown: dict[str, list[EncodedObject]] = {}
+    for one in explanations:
+        shown.setdefault(one.tracking_uid, []).extend([*islice(maps, 1), *islice(pictures, len(one.pictures))])
+    return shown

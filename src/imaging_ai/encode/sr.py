@@ -9,7 +9,8 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import highdicom as hd
@@ -20,6 +21,7 @@ from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
 from imaging_ai.core.finding import Algorithm, Code, Evaluation, Finding, Measurement
 from imaging_ai.encode.evaluations import algorithm_identification, evaluation_groups, presence
+from imaging_ai.encode.explained import refer_to
 from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import EncodedObject, Predecessor
 from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
@@ -64,10 +66,14 @@ def encode_sr(
     provenance: Provenance,
     procedure: Code | None,
     evaluations: Sequence[Evaluation] = (),
+    shown: Mapping[str, Sequence[EncodedObject]] = MappingProxyType({}),
 ) -> EncodedObject:
-    """Encode all findings, found or not, and evaluations; `seg` has those found as segments 1, 2, … in their order."""
+    """Encode all findings, found or not, and evaluations; `seg` has those found as segments 1, 2, … in their order.
+
+    `shown` has the maps and pictures that explain a finding or an evaluation, by its tracking UID.
+    """
     groups = [*_groups(findings, seg, provenance), *evaluation_groups(evaluations, provenance)]
-    return encode_groups(groups, "", seg, provenance, procedure)
+    return encode_groups(groups, "", seg, provenance, procedure, shown)
 
 
 def encode_planar_sr(
@@ -88,7 +94,12 @@ def encode_planar_sr(
 
 
 def encode_groups(
-    groups: Sequence[_Group], part: str, seg: EncodedObject | None, provenance: Provenance, procedure: Code | None
+    groups: Sequence[_Group],
+    part: str,
+    seg: EncodedObject | None,
+    provenance: Provenance,
+    procedure: Code | None,
+    shown: Mapping[str, Sequence[EncodedObject]] = MappingProxyType({}),
 ) -> EncodedObject:
     """Encode measurement groups as a report; `part` names its series where a job has several."""
     ds = hdsr.Comprehensive3DSR(
@@ -110,14 +121,15 @@ def encode_groups(
     if not ds.ReferencedRequestSequence:
         del ds.ReferencedRequestSequence
     evidence = provenance.source_instances()
-    if seg:
-        key = provenance.study_instance_uid, seg.series_instance_uid
-        evidence[key] = [(seg.sop_class_uid, seg.sop_instance_uid)]
+    results = [*([seg] if seg else []), *refer_to(ds, shown)]
+    for one in results:
+        key = provenance.study_instance_uid, one.series_instance_uid
+        evidence.setdefault(key, []).append((one.sop_class_uid, one.sop_instance_uid))
     ds.CurrentRequestedProcedureEvidenceSequence = reference_tree(evidence)
     if reports := [old for old in provenance.supersedes if old.sop_class_uid == Comprehensive3DSRStorage]:
         ds.PredecessorDocumentsSequence = reference_tree(_tree(reports))
     related = provenance.further_instances | {old.sop_instance_uid for old in reports}
-    related |= {seg.sop_instance_uid} if seg else set()
+    related |= {one.sop_instance_uid for one in results}
     return EncodedObject("SR", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, serialize(ds), related)
 
 

@@ -121,7 +121,7 @@ def check(obj: EncodedObject, volume: Volume) -> None:
             elif obj.kind == "SC":
                 check_sc(ds, volume, obj.data, end)
             else:
-                check_ko(ds, obj)
+                check_ko(ds, obj, volume)
     except _STUMBLES as error:
         raise invalid("the data set", f"cannot be understood ({type(error).__name__})") from error
 

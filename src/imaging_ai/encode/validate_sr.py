@@ -29,7 +29,7 @@ _OF_A_VOXEL = 0.05
 _RELATIONSHIPS = frozenset({"CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES", "INFERRED FROM"})
 
 # concepts (DCM unless said otherwise) that TID 1500, 1411, 1501, 4019 and 2010 require
-_TITLE, _REJECTED, _TITLE_MODIFIER = "126000", "113001", "113011"
+_TITLE, _REJECTED, _OF_INTEREST, _TITLE_MODIFIER = "126000", "113001", "113000", "113011"
 _ROOT = {
     "121049": "language",
     "121005": "observer type",
@@ -78,16 +78,20 @@ def check_sr(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
     )
 
 
-def check_ko(ds: Dataset, obj: EncodedObject) -> None:
-    """Check a Key Object Selection that rejects."""
-    _check_root(ds, "2010", _REJECTED)
+def check_ko(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
+    """Check a Key Object Selection that rejects, or that says what is of interest."""
+    of_interest = _concept(ds) == _OF_INTEREST
+    _check_root(ds, "2010", _OF_INTEREST if of_interest else _REJECTED)
     _check_tree(ds)
-    require(bool(_children(ds, _TITLE_MODIFIER)), "ContentSequence", "a rejection without its reason")
+    has_reason = bool(_children(ds, _TITLE_MODIFIER))
+    require(has_reason or of_interest, "ContentSequence", "a rejection without its reason")
+    require(not (has_reason and of_interest), "ConceptNameCodeSequence", "gives a reason to reject what is of interest")
     referenced = _referenced(ds)
     evidence = _listed(ds, "CurrentRequestedProcedureEvidenceSequence")
-    require(bool(referenced), "ContentSequence", "rejects nothing")
+    require(bool(referenced), "ContentSequence", "refers to nothing")
     require(referenced == evidence, "CurrentRequestedProcedureEvidenceSequence", "is not what the content refers to")
-    require(evidence <= obj.related, "CurrentRequestedProcedureEvidenceSequence", "lists a stranger")
+    sources = {str(header.SOPInstanceUID) for header in volume.headers} if of_interest else set()
+    require(evidence <= sources | obj.related, "CurrentRequestedProcedureEvidenceSequence", "lists a stranger")
 
 
 def _check_root(ds: Dataset, template: str, title: str) -> None:
