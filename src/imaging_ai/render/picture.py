@@ -21,9 +21,9 @@ from imaging_ai.render.source import Source
 from imaging_ai.render.transformations import grayscale_of
 from imaging_ai.render.wish import MOST_PIXELS, Picture, Region, Viewport, Wish
 
-__all__ = ["draw", "pixel_aspect", "tile"]
+__all__ = ["SEGMENTATIONS", "decoded", "draw", "finished", "pixel_aspect", "tile"]
 
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _MOST_SCALED = 1 << 25
 
 
@@ -39,7 +39,7 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
     BadParameterError
         If the wish has nothing of it, or too much.
     """
-    frame, image = _decoded(source, frame_number)
+    frame, image = decoded(source, frame_number)
     region = wish.region or Region()
     rows, columns = frame.shape[:2]
     left, top, right, bottom = region.box(columns, rows, wish.region_name)
@@ -48,6 +48,12 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
         levels = _gray(source, frame_number, frame, wish.window, part, image.bits_stored)
     else:
         levels = rgb_of(frame[part], image.photometric_interpretation, image.bits_stored)
+    return finished(levels, source, frame_number, wish)
+
+
+def finished(levels: Picture, source: Source, frame_number: int, wish: Wish) -> Picture:
+    """Turn, scale and write on the wished region of a frame."""
+    region = wish.region or Region()
     if region.flip_horizontally:
         levels = levels[:, ::-1]
     if region.flip_vertically:
@@ -60,7 +66,8 @@ def draw(source: Source, frame_number: int, wish: Wish) -> Picture:
     return picture
 
 
-def _decoded(source: Source, frame_number: int) -> tuple[NDArray[Any], ImagePixel]:
+def decoded(source: Source, frame_number: int) -> tuple[NDArray[Any], ImagePixel]:
+    """Return the stored values of a frame. Raises `NotFound`, `NotAcceptable`, `TooLarge`."""
     frames = source.frames()
     if min(frames.image.rows, frames.image.columns, frames.image.samples) < 1:
         raise NotAcceptable("the instance cannot be rendered: it has no rows, columns or samples")
@@ -78,7 +85,7 @@ def _gray(
     source: Source, frame_number: int, frame: NDArray[Any], window: Window | None, part: tuple[slice, slice], bits: int
 ) -> Picture:
     """Return the pixels of a part of a frame of one sample; what it gets by default depends on the whole."""
-    if source.sop_class_uid in _SEGMENTATIONS:
+    if source.sop_class_uid in SEGMENTATIONS:
         return _segments(source, frame, part)
     if text(source.elements, "PhotometricInterpretation") == "PALETTE COLOR":
         return palette_rgb(source, frame[part])

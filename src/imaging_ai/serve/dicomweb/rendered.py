@@ -110,7 +110,7 @@ class Answering:
         """Answer with all frames in one moving image."""
         etag = self._etag(stored, "image/gif", 0)
         held = not_modified(self.request, etag)
-        body = b"" if held else await self.rendering.run(lambda: self.rendering.moving(source, self.wish))
+        body = b"" if held else await self.rendering.run(lambda: self.rendering.moving(stored, source, self.wish))
         return answer(self.request, body, "image/gif", etag=etag)
 
     async def text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:

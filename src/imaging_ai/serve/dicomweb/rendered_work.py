@@ -20,14 +20,15 @@ from imaging_ai.archive.document import Document
 from imaging_ai.archive.retrieve import Retriever
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
-from imaging_ai.errors import BadParameterError, NotAcceptable, TooLarge
+from imaging_ai.errors import BadParameterError, NotAcceptable, NotFound, TooLarge
 from imaging_ai.render.elements import count, number, text
 from imaging_ai.render.formats import encode, encode_moving
+from imaging_ai.render.overlay import draw_over, is_laid_over, lies_on, made_of
 from imaging_ai.render.picture import draw, tile
 from imaging_ai.render.profiles import in_profile
 from imaging_ai.render.report import as_html, as_text
 from imaging_ai.render.source import Source, open_source
-from imaging_ai.render.wish import Wish
+from imaging_ai.render.wish import Picture, Wish
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.recent import Recent
@@ -109,21 +110,36 @@ class Rendering:
             raise BadParameterError("iccprofile", f"no profile is put into {media_type}")
         key = (stored.blob, frame_number, media_type, wish)
         if (image := self._images.get(key)) is None:
-            image = self._image(source, frame_number, media_type, wish)
-            self._images.keep(key, image, len(image))
+            image = self._image(stored, source, frame_number, media_type, wish)
+            if not is_laid_over(source):  # nobody finds what lies below in here, when it is deleted
+                self._images.keep(key, image, len(image))
         return image
 
-    def _image(self, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
+    def _image(self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         pixels = count(source.elements, "Rows") * count(source.elements, "Columns")
         with self._large if pixels > _LARGE else nullcontext():
-            picture, profile = in_profile(draw(source, frame_number, wish), source, wish.icc_profile)
+            picture, profile = in_profile(self._drawn(stored, source, frame_number, wish), source, wish.icc_profile)
             return encode(picture, media_type, quality=wish.quality, icc_profile=profile)
+
+    def _drawn(self, stored: StoredInstance, source: Source, frame_number: int, wish: Wish) -> Picture:
+        """Render a frame, over its source image where it is one that is shown so and the image is here."""
+        for uid, image_number in made_of(source, frame_number):
+            try:
+                found = self._describer.find(uid)
+                if found is None or found[0].study_instance_uid != stored.study_instance_uid:
+                    continue
+                image = self._opened(*found)
+                if lies_on(source, frame_number, image, image_number):
+                    return draw_over(source, frame_number, image, image_number, wish)
+            except (NotAcceptable, NotFound, TooLarge):
+                continue  # then without that image
+        return draw(source, frame_number, wish)
 
     def tile(self, source: Source, media_type: str, wish: Wish) -> bytes:
         """Return an image that says of which modality something is that has no image."""
         return encode(tile(text(source.elements, "Modality"), wish), media_type)
 
-    def moving(self, source: Source, wish: Wish) -> bytes:
+    def moving(self, stored: StoredInstance, source: Source, wish: Wish) -> bytes:
         """Return all frames as one GIF that moves.
 
         Raises
@@ -133,11 +149,12 @@ class Rendering:
         """
         if wish.icc_profile not in ("", "no"):
             raise BadParameterError("iccprofile", "no profile is put into image/gif")
-        first = draw(source, 1, wish)
+        first = self._drawn(stored, source, 1, wish)
         if first.shape[0] * first.shape[1] * source.frame_count > _MOST_MOVING_PIXELS:
             raise TooLarge("too many pixels for one moving image: ask for single frames, or for a smaller viewport")
         with self._large:
-            return encode_moving((draw(source, n, wish) for n in range(1, source.frame_count + 1)), _duration(source))
+            pictures = (self._drawn(stored, source, n, wish) for n in range(1, source.frame_count + 1))
+            return encode_moving(pictures, _duration(source))
 
     def report(self, source: Source, media_type: str) -> bytes:
         """Return a structured report as text."""
