@@ -94,8 +94,9 @@ def _significant(frame: NDArray[Any], allocated: int, high_bit: int, stored: int
     """Keep the stored bits only, and give them their sign; a frame that has nothing else, as most, stays as it is."""
     if stored == allocated or allocated == 1:
         return frame
-    least, most = (-1 << (stored - 1), 1 << (stored - 1)) if frame.dtype.kind == "i" else (0, 1 << stored)
-    if high_bit == stored - 1 and frame.min(initial=0) >= least and frame.max(initial=0) < most:
+    signed = frame.dtype.kind == "i"
+    most = 1 << (stored - signed)
+    if high_bit == stored - 1 and frame.max(initial=0) < most and not (signed and frame.min(initial=0) < -most):
         return frame
     left: Any = frame.dtype.type(allocated - 1 - high_bit)
     significant: NDArray[Any] = (frame << left) >> frame.dtype.type(allocated - stored)

@@ -29,6 +29,8 @@ def wish(request: AnyRequest) -> Wish:
     BadParameterError
         If a parameter is not as the standard has it; it names the parameter.
     """
+    if not request.query_params:
+        return Wish()
     region, viewport = _viewport(one(request, "viewport"))
     return Wish(
         window=_window(one(request, "window")),
