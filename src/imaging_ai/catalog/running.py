@@ -17,8 +17,8 @@ class RunOptions(Table, frozen=True):
     queue: Literal["inference-cpu", "inference-gpu"] = "inference-cpu"
     time_limit: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     window_batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
     labels_first: bool = False
     config: str = ""
     weights: str = ""

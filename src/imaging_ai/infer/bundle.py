@@ -99,10 +99,6 @@ def _parts(
     network, notes = _network(parser, config, entry)
     network.requires_grad_(False)
     network.to(device).eval()
-    if entry.run.channels_last:
-        for parameter in network.parameters():
-            if parameter.ndim == 5:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
     return Parts(network, before, parser.get_parsed_content("inferer"), after), notes
 
 

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 
-__all__ = ["Prediction", "image_tensor", "labels_on", "plane_tensor", "probability_on", "resampled_onto", "values_on"]
+__all__ = [
+    "Prediction",
+    "checked_probability",
+    "image_tensor",
+    "labels_on",
+    "plane_tensor",
+    "probability_on",
+    "resampled_onto",
+    "values_on",
+]
 
 Prediction = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_]
 
@@ -91,7 +100,17 @@ def probability_on(prediction: torch.Tensor, source: MetaTensor) -> NDArray[np.f
     ModelFailed
         If it is on another grid, or its values are no probabilities.
     """
-    array = _on_grid(prediction, source, "bilinear")[0]
+    return checked_probability(_on_grid(prediction, source, "bilinear")[0])
+
+
+def checked_probability(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return what may be probabilities, within 0 to 1; it is changed in place.
+
+    Raises
+    ------
+    ModelFailed
+        If they are none.
+    """
     low, high = float(array.min(initial=0)), float(array.max(initial=0))
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ModelFailed(

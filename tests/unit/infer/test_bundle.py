@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 
 import phantoms
@@ -169,7 +170,8 @@ def test_several_series_are_channels_on_the_grid_of_the_first(make_entry: MakeEn
 
 def test_progress_goes_up_to_1_window_by_window(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
     parts: list[float] = []
-    load_bundle(make_entry(window=16, overlap=0.5)).predict(make_volume(phantoms.corner(SHAPE)), parts.append)
+    image = phantoms.corner(SHAPE) + np.arange(SHAPE[2], dtype=np.float32)
+    load_bundle(make_entry(window=16, overlap=0.5)).predict(make_volume(image), parts.append)
     assert len(parts) > 5
     assert parts == sorted(parts)
     assert parts[-1] == 1.0
@@ -244,9 +246,10 @@ def test_out_of_memory_is_tried_again_window_by_window(
 ) -> None:
     model = load_bundle(make_entry(window=16))
     hungry = model.network = _Hungry(1, error)
-    volume = make_volume(phantoms.corner(SHAPE))
+    volume = make_volume(phantoms.corner(SHAPE) + np.arange(SHAPE[2], dtype=np.float32))
     assert np.array_equal(model.predict(volume) > 0, volume.voxels > 150)
-    assert max(hungry.seen) == 4 and hungry.seen[-1] == 1
+    assert hungry.seen[1:4] == [4, 2, 1] and hungry.seen[-1] == 1
+    assert "out of memory; again with 1 windows at once on the cpu" in model.how
     model.network = _Hungry(0, error)
     with pytest.raises(ModelOutOfMemory, match="threshold ran out of memory on cpu"):
         model.predict(volume)
@@ -260,7 +263,8 @@ def test_missing_weights_are_named(make_entry: MakeEntry) -> None:
 
 
 def test_weights_of_another_network_are_named(make_entry: MakeEntry) -> None:
-    with pytest.raises(BundleInvalid, match=r"threshold: model\.pt is not of this network: 1 shapes differ, first weight: \(3, 1, 1, 1, 1\), wanted"):
+    message = r"threshold: model\.pt is not of this network: 1 shapes differ, first weight: \(3, 1, 1, 1, 1\), wanted"
+    with pytest.raises(BundleInvalid, match=message):
         load_bundle(saved(make_entry(), {"weight": torch.zeros(3, 1, 1, 1, 1)}))
 
 
@@ -285,7 +289,7 @@ def test_a_pickle_is_not_executed(make_entry: MakeEntry) -> None:
 def test_torchscript_is_not_executed(make_entry: MakeEntry) -> None:
     entry = make_entry()
     torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(entry.path / "models" / "model.pt"))
-    with pytest.raises(BundleInvalid, match="TorchScript archive, which is a program; save torch.jit.load"):
+    with pytest.raises(BundleInvalid, match=r"TorchScript archive, which is a program; save torch\.jit\.load"):
         load_bundle(read_model(entry.path))
 
 
@@ -295,6 +299,202 @@ def test_a_checkpoint_may_hold_the_state_dict(make_entry: MakeEntry, make_volume
     entry = saved(entry, {"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3})
     volume = make_volume(phantoms.corner(SHAPE))
     assert np.array_equal(load_bundle(entry).predict(volume) > 0, volume.voxels > 150)
+
+
+def test_beside_the_weights_a_checkpoint_may_hold_numbers_of_numpy(
+    make_entry: MakeEntry, make_volume: MakeVolume
+) -> None:
+    entry = make_entry()
+    state = torch.load(entry.path / "models" / "model.pt")
+    entry = saved(entry, {"state_dict": state, "best": np.float64(0.9), "history": np.arange(3)})
+    volume = make_volume(phantoms.corner(SHAPE))
+    assert np.array_equal(load_bundle(entry).predict(volume) > 0, volume.voxels > 150)
+
+
+def test_weights_that_lack_something_are_refused_and_more_is_left_out_where_the_bundle_says_so(
+    make_entry: MakeEntry,
+) -> None:
+    entry = saved(make_entry(), {"weight": torch.zeros(2, 1, 1, 1, 1)})
+    with pytest.raises(BundleInvalid, match="it lacks bias"):
+        load_bundle(entry)
+    more = {"weight": torch.zeros(2, 1, 1, 1, 1), "bias": torch.zeros(2), "head": torch.zeros(1)}
+    with pytest.raises(BundleInvalid, match="it has head, which the network has not"):
+        load_bundle(saved(entry, more))
+    entry = changed(entry, lambda config: config["checkpointloader"].update(strict=False))
+    assert load_bundle(entry).notes == ("model.pt: 1 tensors that the network has not are left out",)
+
+
+def test_weights_under_another_name_are_pointed_to(make_entry: MakeEntry) -> None:
+    entry = make_entry()
+    (entry.path / "models" / "model.pt").rename(entry.path / "models" / "fold0.pth")
+    with pytest.raises(BundleInvalid, match=r"there is fold0\.pth: name it in dicom\.toml, \[run\] weights"):
+        load_bundle(read_model(entry.path))
+
+
+def test_a_yaml_with_macros_relative_names_and_lists_that_are_added_runs(
+    make_entry: MakeEntry, make_volume: MakeVolume
+) -> None:
+    def other_words(config: dict[str, Any]) -> None:
+        steps = config["preprocessing"]["transforms"]
+        config["imports"] = ["$import torch.nn as nn", "$import os"]
+        config["image"] = "$monai.utils.CommonKeys.IMAGE"
+        never = {"_target_": "Rotate90d", "keys": "image", "_disabled_": "@off"}
+        config["first"], config["others"] = [{"_target_": "LoadImaged", "keys": "@image"}], [*steps[1:], never]
+        config["off"] = True
+        config["preprocessing"] = {"_target_": "Compose", "transforms": "$@first + @others "}
+        config["channels"] = {"in": 1, "out": "$@#in + 1"}
+        config["kernel"] = {"size": 1}
+        config["network_def"] = {
+            "_target_": "torch.nn.Conv3d",
+            "in_channels": "@channels#in",
+            "out_channels": "@channels::out",
+            "kernel_size": "%kernel::size",
+        }
+        config["network"] = "$nn.Sequential(@network_def).to(@device)"
+        config["checkpointloader"]["load_path"] = "$os.path.join(@bundle_root, 'models', f'model.pt')"
+
+    entry = changed(make_entry(), other_words)
+    file = entry.path / "configs" / "inference.json"
+    file.with_suffix(".yaml").write_text(yaml.safe_dump(json.loads(file.read_text())))
+    file.unlink()
+    volume = make_volume(phantoms.corner(SHAPE))
+    answer = load_bundle(read_model(entry.path)).predict(volume)
+    assert np.array_equal(answer > 0, volume.voxels > 150)
+
+
+def test_sections_are_found_by_the_evaluator_where_they_have_other_names(
+    make_entry: MakeEntry, make_volume: MakeVolume
+) -> None:
+    def renamed(config: dict[str, Any]) -> None:
+        config["net"] = config.pop("network_def")
+        config["steps_before"], config["windows"] = config.pop("preprocessing"), config.pop("inferer")
+        config["steps_after"] = config.pop("postprocessing")
+        for step in config["steps_after"]["transforms"]:
+            if step["_target_"] == "Invertd":
+                step["transform"] = "@steps_before"
+        config.pop("network", None)
+        config["dataset"] = {"_target_": "Dataset", "data": [], "transform": "@steps_before"}
+        config["evaluator"] = {
+            "_target_": "SupervisedEvaluator",
+            "network": "$@net.to(@device)",
+            "inferer": "@windows",
+            "postprocessing": "@steps_after",
+        }
+
+    volume = make_volume(phantoms.corner(SHAPE))
+    answer = load_bundle(changed(make_entry(), renamed)).predict(volume)
+    assert np.array_equal(answer > 0, volume.voxels > 150)
+
+
+@pytest.mark.parametrize("how", ["mean", "vote"])
+def test_an_ensemble_runs_each_network_and_combines_as_the_bundle_says(
+    make_entry: MakeEntry, make_volume: MakeVolume, how: str
+) -> None:
+    """Thresholds of 50, 150 and 1000: the mean of the numbers is at 400, the majority at 150."""
+
+    def three(config: dict[str, Any]) -> None:
+        network, loader = config.pop("network_def"), config.pop("checkpointloader")
+        for k in range(3):
+            config[f"network_{k}"] = network
+        keys = [f"pred{k}" for k in range(3)]
+        config["handlers"] = [
+            {**loader, "load_path": f"$@bundle_root + '/models/fold{k}.pt'", "load_dict": {"model": f"@network_{k}"}}
+            for k in range(3)
+        ]
+        config["evaluator"] = {
+            "_target_": "EnsembleEvaluator",
+            "networks": [f"@network_{k}" for k in range(3)],
+            "pred_keys": keys,
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        }
+        discrete = {"_target_": "AsDiscreted", "argmax": True}
+        combined = {"keys": keys, "output_key": "pred"}
+        config["postprocessing"]["transforms"] = (
+            [{"_target_": "MeanEnsembled", **combined}, {**discrete, "keys": "pred"}]
+            if how == "mean"
+            else [{**discrete, "keys": keys}, {"_target_": "VoteEnsembled", **combined}]
+        )
+
+    entry = changed(make_entry(), three)
+    for k, threshold in enumerate((50.0, 150.0, 1000.0)):
+        state = {"weight": torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1), "bias": torch.tensor([0.0, -threshold])}
+        torch.save(state, entry.path / "models" / f"fold{k}.pt")
+    image = phantoms.corner(SHAPE, inside=600)
+    image[-3:, -4:, -5:] = 200
+    volume = make_volume(image)
+    model = load_bundle(read_model(entry.path))
+    assert np.array_equal(model.predict(volume) > 0, volume.voxels > (400 if how == "mean" else 150))
+    assert model.nbytes == 3 * 4 * 4
+    (entry.path / "models" / "fold2.pt").unlink()
+    with pytest.raises(BundleInvalid, match=r"fold2\.pt is missing"):
+        load_bundle(read_model(entry.path))
+
+
+def test_channels_that_the_author_named_are_kept_apart(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
+    """The bundle of brain tumours ends by merging overlapping channels into the labels 1, 2 and 4."""
+
+    def merged(config: dict[str, Any]) -> None:
+        config["postprocessing"]["transforms"] = [
+            {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5},
+            {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: torch.where(x[[1]] > 0, 4, x[[0]])"},
+        ]
+
+    state = {"weight": torch.ones(2, 1, 1, 1, 1), "bias": torch.tensor([-50.0, -150.0])}
+    image = phantoms.ball(SHAPE, radius=9) + phantoms.ball(SHAPE, radius=15, inside=100)
+    volume = make_volume(image)
+    channels = '[[segments]]\nvalue = 0\nlabel = "Whole"\n[[segments]]\nvalue = 1\nlabel = "Core"\n'
+    apart = load_bundle(saved(changed(make_entry("apart", dicom_toml=channels), merged), state))
+    assert np.array_equal(apart.predict(volume), np.stack([image > 50, image > 150]))
+    assert "kept apart" in apart.notes[0]
+    labels = '[[segments]]\nvalue = 1\nlabel = "Edema"\n[[segments]]\nvalue = 4\nlabel = "Core"\n'
+    one = load_bundle(saved(changed(make_entry("one", dicom_toml=labels), merged), state))
+    assert np.array_equal(one.predict(volume), np.where(image > 150, 4, image > 50))
+
+
+def test_what_monai_has_renamed_runs_by_its_new_name(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
+    def old(config: dict[str, Any]) -> None:
+        steps = config["preprocessing"]["transforms"]
+        steps[:] = [{"_target_": "AddChanneld", "keys": "image"} if "Channel" in s["_target_"] else s for s in steps]
+        for step in config["postprocessing"]["transforms"]:
+            if step["_target_"] == "AsDiscreted":
+                step.update(to_onehot=True, n_classes=2)
+
+    model = load_bundle(changed(make_entry(), old))
+    assert model.notes == ("AddChannel is EnsureChannelFirst now", "AsDiscreted calls n_classes to_onehot now")
+    volume = make_volume(phantoms.corner(SHAPE))
+    bright = volume.voxels > 150
+    assert np.array_equal(model.predict(volume), np.stack([~bright, bright]))
+
+
+def test_a_package_that_is_not_here_is_named(make_entry: MakeEntry) -> None:
+    def vision(config: dict[str, Any]) -> None:
+        config["network_def"] = {"_target_": "TorchVisionFCModel", "model_name": "resnet18", "num_classes": 1}
+
+    entry = changed(make_entry(), vision)
+    packages = {"torchvision": "0.14.1", "nibabel": "4.0"}
+    (entry.path / "configs" / "metadata.json").write_text(json.dumps({"optional_packages_version": packages}))
+    with pytest.raises(BundleInvalid, match=r"needs the package torchvision; .* pip install torchvision==0\.14\.1$"):
+        load_bundle(entry)
+
+
+def test_a_package_that_scripts_import_is_named(make_entry: MakeEntry) -> None:
+    entry = make_entry()
+    (entry.path / "scripts").mkdir()
+    (entry.path / "scripts" / "__init__.py").write_text("")
+    (entry.path / "scripts" / "net.py").write_text("import no_such_package\n")
+    entry = changed(entry, lambda config: config.update(network_def={"_target_": "scripts.net.Net"}))
+    with pytest.raises(BundleInvalid, match=r"scripts\.net\.Net needs the package no_such_package"):
+        load_bundle(entry, allow_scripts=True)
+
+
+def test_several_loaded_images_need_as_many_series(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
+    def two(config: dict[str, Any]) -> None:
+        config["preprocessing"]["transforms"][0]["keys"] = ["image", "label"]
+
+    with pytest.raises(ModelFailed, match=r"loads 2 images \(image, label\), and 1 were given: say in dicom\.toml"):
+        load_bundle(changed(make_entry(), two)).predict(make_volume(phantoms.corner(SHAPE)))
 
 
 @pytest.mark.parametrize(
