@@ -3,7 +3,8 @@
 The features are the mean over space, and over all windows and slices, of the deepest layer's answer, as Lee et al.
 (NeurIPS 2018, "A simple unified framework for detecting out-of-distribution samples") take them of classifiers and
 González et al. (Medical Image Analysis 82, 2022) of segmenters. They come out of the run itself and cost nothing more.
-Their covariance is shrunk as Ledoit and Wolf (J. Multivariate Analysis 88, 2004) have it, since there are few series.
+Features are heavy-tailed: each is brought to the logarithm of its size and to unit spread. There are few series:
+the covariance is shrunk as Ledoit and Wolf have it (Journal of Multivariate Analysis 88, 2004).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ["Familiar", "Heard", "deepest_layer", "familiar_of", "fit", "listenin
 
 _FEWEST = 5
 _USUAL = 95.0
+_LEAST = 1e-6
 _Vector = NDArray[np.float64]
 
 
@@ -102,7 +104,7 @@ def deepest_layer(network: torch.nn.Module) -> Iterator[list[str]]:
             if not smallest or size <= smallest[0][0]:
                 smallest[:] = [(size, name)]
 
-    leaves = [(name, module) for name, module in network.named_modules() if name and not list(module.children())]
+    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
     hooks = [
         module.register_forward_hook(lambda _module, _given, answer, name=name: note(name, answer))
         for name, module in leaves
@@ -119,11 +121,14 @@ def deepest_layer(network: torch.nn.Module) -> Iterator[list[str]]:
 class Familiar:
     """The features of the series that a model knows: their mean, main directions, and how far they usually lie.
 
-    `directions` is ``[direction, feature]``, orthonormal, `variances` that of each; `rest` is the variance of every
-    other direction. `usual` is the distance that a score of 1 stands for, `count` the number of series.
+    Features count as ``sign(x) log(1 + |x| / size) / spread``. `directions` is ``[direction, feature]``, orthonormal,
+    `variances` that of each; `rest` is the variance of every other direction. `usual` is the distance that a score of 1
+    stands for, `count` the number of series.
     """
 
     layer: str
+    size: _Vector
+    spread: _Vector
     mean: _Vector
     directions: NDArray[np.float64]
     variances: _Vector
@@ -141,13 +146,14 @@ class Familiar:
         """
         if features.shape != self.mean.shape:
             raise BundleInvalid(f"the layer {self.layer} gives {len(features)} features, not {len(self.mean)}")
-        return self._distance(features) / self.usual
-
-    def _distance(self, features: _Vector) -> float:
-        away = features - self.mean
+        away = _compressed(features, self.size) / self.spread - self.mean
         along = self.directions @ away
         beside = max(0.0, float(away @ away - along @ along))
-        return float(np.sqrt(np.sum(along**2 / self.variances) + beside / self.rest))
+        return float(np.sqrt(np.sum(along**2 / self.variances) + beside / self.rest)) / self.usual
+
+
+def _compressed(features: NDArray[np.float64], size: _Vector) -> NDArray[np.float64]:
+    return np.asarray(np.sign(features) * np.log1p(np.abs(features) / size))
 
 
 def fit(layer: str, features: Sequence[_Vector]) -> Familiar:
@@ -163,30 +169,30 @@ def fit(layer: str, features: Sequence[_Vector]) -> Familiar:
     rows = np.stack(features)
     if not np.isfinite(rows).all() or np.allclose(rows, rows[0]):
         raise InputError("the features of all series are the same, or no numbers: nothing can be learnt of them")
-    others = [_spread(layer, np.delete(rows, k, axis=0)) for k in range(len(rows))]
-    left_out = [other._distance(row) for other, row in zip(others, rows, strict=True)]
-    whole = _spread(layer, rows)
-    usual = float(np.percentile(left_out, _USUAL))
-    return Familiar(layer, whole.mean, whole.directions, whole.variances, whole.rest, usual, len(rows))
+    left_out = [_described(layer, np.delete(rows, k, axis=0)).score(row) for k, row in enumerate(rows)]
+    return replace(_described(layer, rows), usual=float(np.percentile(left_out, _USUAL)))
 
 
-def _spread(layer: str, rows: NDArray[np.float64]) -> Familiar:
-    """Return mean and shrunk covariance (Ledoit and Wolf 2004, equations 13 to 15), by its main directions."""
-    mean = rows.mean(axis=0)
-    away = rows - mean
-    count, size = away.shape
+def _described(layer: str, rows: NDArray[np.float64]) -> Familiar:
+    """Return mean and shrunk covariance (Ledoit and Wolf 2004, lemmas 3.2 to 3.4), by its main directions."""
+    size = np.abs(rows).mean(axis=0) + _LEAST
+    logs = _compressed(rows, size)
+    spread = logs.std(axis=0) + _LEAST
+    mean = (logs / spread).mean(axis=0)
+    away = logs / spread - mean
+    count, features = away.shape
     _, singular, directions = np.linalg.svd(away, full_matrices=False)
     variances = singular**2 / count
-    usual = float(variances.sum()) / size
-    off = float(((variances - usual) ** 2).sum() + (size - len(variances)) * usual**2) / size
+    usual = float(variances.sum()) / features
+    off = float(((variances - usual) ** 2).sum() + (features - len(variances)) * usual**2) / features
     lengths = (away**2).sum(axis=1)
-    noise = float((lengths**2).sum() / count - (variances**2).sum()) / (count * size)
-    shrinkage = min(1.0, max(noise, 1e-12) / off) if off > 0 else 1.0
+    noise = float(lengths @ lengths / count - variances @ variances) / (count * features)
+    shrinkage = min(1.0, max(noise / off, _LEAST))
     shrunk = (1 - shrinkage) * variances + shrinkage * usual
-    return Familiar(layer, mean, directions, shrunk, shrinkage * usual, 1.0, count)
+    return Familiar(layer, size, spread, mean, directions, shrunk, shrinkage * usual, 1.0, count)
 
 
-_ARRAYS = ("mean", "directions", "variances")
+_ARRAYS = ("size", "spread", "mean", "directions", "variances")
 
 
 def write_familiar(familiar: Familiar, file: Path) -> None:
@@ -213,8 +219,10 @@ def read_familiar(file: Path) -> Familiar:
         raise BundleInvalid(
             f"{file.name} has no statistics of features ({type(error).__name__}): models fit"
         ) from error
-    size, directions = len(arrays["mean"]), arrays["directions"]
-    fits = arrays["mean"].ndim == 1 and directions.shape == (len(arrays["variances"]), size)
-    if not fits or not min(rest, usual, *arrays["variances"]) > 0 or not np.isfinite(directions).all():
+    shape = arrays["mean"].shape
+    fits = len(shape) == 1 and arrays["size"].shape == arrays["spread"].shape == shape
+    fits = fits and arrays["directions"].shape == (len(arrays["variances"]), *shape)
+    positive = min(rest, usual, *arrays["variances"], *arrays["size"], *arrays["spread"]) > 0
+    if not fits or not positive or not all(np.isfinite(one).all() for one in arrays.values()):
         raise BundleInvalid(f"{file.name}: its numbers are no statistics of features; make them anew by models fit")
     return Familiar(layer, rest=rest, usual=usual, count=int(count), **arrays)
