@@ -1,26 +1,126 @@
-"""Bundles of the MONAI Model Zoo with the weights that their networks begin with, so that what they say is noise."""
+"""Bundles of the MONAI Model Zoo with the weights that their networks begin with, so that what they say is noise.
+
+Also the series that each can read: as many as it has inputs, in its modality, grey or in colour.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from imaging_ai.infer.expressions import GLOBALS, Allowed
-from imaging_ai.infer.settings import read_config
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
-__all__ = ["random_bundle"]
+import phantoms
+from imaging_ai.catalog import ModelEntry, read_model
+from imaging_ai.catalog.metadata import network_format, read_metadata
+from imaging_ai.core.volume import Volume
+from imaging_ai.infer.bundle import build_parser, importable
+from imaging_ai.infer.model import LoadedModel
+
+__all__ = ["angular", "colored", "random_bundle", "random_weights", "series_of", "thresholding"]
 
 
-def random_bundle(source: Path, target: Path, *, seed: int) -> Path:
+def random_bundle(source: Path, target: Path, *, seed: int = 1, allow_scripts: bool = False) -> Path:
     """Copy a bundle that has no weights to `target`, and give it random ones."""
-    import torch
-    from monai.bundle.config_item import ComponentLocator
-    from monai.bundle.config_parser import ConfigParser
-
     shutil.copytree(source, target)
-    config = read_config(target / "configs" / "inference.json", target, "cpu", Allowed(ComponentLocator()))
-    parser = ConfigParser(config.content, globals=GLOBALS)
-    torch.manual_seed(seed)
-    (target / "models").mkdir(exist_ok=True)
-    torch.save(parser.get_parsed_content("network_def").state_dict(), parser.get_parsed_content("weights"))
+    _name_inputs(target)
+    random_weights(read_model(target), seed=seed, allow_scripts=allow_scripts)
     return target
+
+
+def random_weights(entry: ModelEntry, *, seed: int = 1, allow_scripts: bool = False) -> None:
+    """Save the weights that the networks of a bundle begin with where the bundle looks for them."""
+    with importable(entry.path.resolve(), allow_scripts):
+        (entry.path / "models").mkdir(exist_ok=True)
+        config, parser = build_parser(entry, allow_scripts=allow_scripts)
+        if "arch_ckpt_path" in config.content:  # DiNTS: which paths of the search space there are
+            path = {name: np.ones((12, 10)) for name in ("arch_code_a", "arch_code_c")}
+            torch.save({**path, "node_a": np.ones((13, 4))}, parser.get_parsed_content("arch_ckpt_path"))
+        torch.manual_seed(seed)
+        networks = config.content.get("networks")
+        made = parser.get_parsed_content("networks" if networks else "network_def")
+        files = parser.get_parsed_content("weights")
+        for network, file in zip(made, files, strict=True) if networks else [(made, files)]:
+            torch.save(network.state_dict(), file)
+
+
+def _name_inputs(bundle: Path) -> None:
+    """Say in dicom.toml which series are the channels, where a bundle has more than one input."""
+    if (bundle / "dicom.toml").exists():
+        return
+    format_ = network_format(read_metadata(bundle / "configs" / "metadata.json"), "inputs")
+    channels = [str(name) for name in format_.get("channel_def", {}).values()]
+    colors = channels[:3] == ["R", "G", "B"]
+    names = (["image", "label"] if len(channels) == 4 else []) if colors else channels if len(channels) > 1 else []
+    tables = (f'[inputs.{name}]\nSeriesDescription = "{name}"\n' for name in names)
+    if names:
+        (bundle / "dicom.toml").write_text("".join(tables))
+
+
+def series_of(entry: ModelEntry, shape: Sequence[int], spacing: tuple[float, float, float]) -> dict[str, list[bytes]]:
+    """Write what a model reads: by the names of its inputs, the files of a series ``[slice, row, column]`` for each."""
+    format_: dict[str, Any] = network_format(read_metadata(entry.path / "configs" / "metadata.json"), "inputs")
+    modality = {"CT": "CT"}.get(str(format_.get("modality")), "MR")
+    image = phantoms.ball((shape[0], shape[1], shape[2]), radius=0.3 * shape[1] * spacing[1], spacing=spacing)
+    image += np.random.default_rng(0).normal(0, 20, image.shape).astype(np.float32)
+    found = {}
+    for index, name in enumerate(entry.inputs or ["image"]):
+        if "RGB" in json.dumps(format_) and name == "image":
+            datasets = colored(image, spacing)
+        else:
+            shown = np.rint(image > 150) if name == "label" else image + 10 * index
+            datasets = phantoms.series(shown, modality=modality, name="zoo", spacing=spacing)
+        for ds in datasets:
+            ds.SeriesInstanceUID = f"{ds.SeriesInstanceUID}.{index}"
+            ds.SOPInstanceUID = f"{ds.SOPInstanceUID}.{index}"
+            ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        found[name] = [phantoms.to_bytes(ds) for ds in datasets]
+    return found
+
+
+def angular(shape: Sequence[int]) -> NDArray[np.float32]:
+    """Make a bright body in the form of an L that no flip and no turn maps onto itself, in a grey image."""
+    image = np.full(tuple(shape), 50, np.float32)
+    s, r, c = shape
+    image[s // 5 : s * 7 // 10, r // 5 : r * 7 // 10, c // 5 : c // 2] = 300
+    image[s // 5 : s * 7 // 10, r // 5 : r * 2 // 5, c // 2 : c * 4 // 5] = 300
+    return image
+
+
+def thresholding(model: LoadedModel, volumes: Volume | Mapping[str, Volume], channels: int) -> None:
+    """Put a network into a model that answers channel 1 where what it is given is bright.
+
+    All around the network stays the bundle's own. Bright is what is above the middle of what this image becomes.
+    """
+    given = model.prepare(volumes, 0 if model.planar else None).inputs
+    flat = given.ndim == 4 or model.reads_planes
+    network = (torch.nn.Conv2d if flat else torch.nn.Conv3d)(given.shape[1], channels, 1)
+    mean = given.mean(1)
+    gain = 100 / float(mean.max() - mean.min())
+    with torch.no_grad():
+        network.weight.zero_()
+        network.weight[1] = gain / given.shape[1]
+        network.bias.fill_(-1000)  # never the largest, and below any threshold
+        network.bias[0] = 0 if not _overlapping(model) else -1000
+        network.bias[1] = -gain * float(mean.max() + mean.min()) / 2
+    model.network = network.requires_grad_(False).eval()
+
+
+def _overlapping(model: LoadedModel) -> bool:
+    return any(getattr(step, "sigmoid", None) in (True, (True,), [True]) for step in model.steps_after)
+
+
+def colored(image: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Any]:
+    """Write a phantom as RGB slices: red where it is bright."""
+    datasets = phantoms.series(np.zeros_like(image), modality="MR", name="zoo", spacing=spacing)
+    for ds, plane in zip(datasets, np.clip(image, 0, 255).astype(np.uint8), strict=True):
+        rgb = np.stack([plane, plane // 2, plane // 3], axis=-1)
+        ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration = "RGB", 3, 0
+        ds.BitsAllocated = ds.BitsStored = 8
+        ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, rgb.tobytes()
+    return datasets

@@ -114,6 +114,7 @@ def analyse(
         remark=remark,
         evaluations=reported(evaluations, model.entry.classifier),
         explanations=why.explanations,
+        explained_kinds=explaining.kinds,
     )
     clock.lap("encode")
 
@@ -228,6 +229,7 @@ def _provenance(
         "out_of_distribution": None if model.unlike is None else round(model.unlike, 3),
         "notes": [
             *model.notes,
+            *model.how,
             *model.doubts,
             *(note for volume in volumes.values() for note in volume.notes),
             *why.notes,

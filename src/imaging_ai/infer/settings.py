@@ -266,12 +266,13 @@ def _fit_arguments(content: dict[str, Any], allowed: Allowed, notes: list[str]) 
         parameters = _parameters(allowed.resolve(component["_target_"], "config"))
         if "pretrained" in parameters:
             component["pretrained"] = False
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-            continue
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for key in [key for key in component if not key.startswith("_") and key not in parameters]:
+            if takes_any and key not in _RENAMED_ARGUMENTS:
+                continue
             value = component.pop(key)
             new = next((name for name in _RENAMED_ARGUMENTS.get(key, ()) if name in parameters), "")
-            if new and new not in component:
+            if new and component.get(new, True) is True:  # True: a switch of old, where now the value stands
                 component[new] = value
                 notes.append(f"{name_of(component)} calls {key} {new} now")
             else:

@@ -249,7 +249,7 @@ def test_out_of_memory_is_tried_again_window_by_window(
     volume = make_volume(phantoms.corner(SHAPE) + np.arange(SHAPE[2], dtype=np.float32))
     assert np.array_equal(model.predict(volume) > 0, volume.voxels > 150)
     assert hungry.seen[1:4] == [4, 2, 1] and hungry.seen[-1] == 1
-    assert "out of memory; again with 1 windows at once on the cpu" in model.how
+    assert "out of memory; again with 1 window at once on the cpu" in model.how
     model.network = _Hungry(0, error)
     with pytest.raises(ModelOutOfMemory, match="threshold ran out of memory on cpu"):
         model.predict(volume)
