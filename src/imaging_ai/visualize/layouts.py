@@ -151,19 +151,18 @@ def _largest(volume: Volume, shown: Shown) -> int:
 
 def _crossing(volume: Volume, shown: Shown, count: int) -> Iterator[list[Plane]]:
     """Yield three planes that cross: once in the middle of the largest segment, or in steps through it."""
-    if not shown.layers:
-        centre = [_largest(volume, shown), volume.grid.rows // 2, volume.grid.columns // 2]
-        yield _three(centre)
-        return
-    region = shown.layers[0].region
-    if count == 1:
+    box = shown.layers[0].region.box if shown.layers else tuple(slice(0, size) for size in volume.grid.shape)
+    if count > 1:
+        steps = min(count, max(side.stop - side.start for side in box))
+        for part in np.linspace(0, 1, steps):
+            yield _three([round(side.start + part * (side.stop - 1 - side.start)) for side in box])
+    elif shown.layers:
+        inside = shown.layers[0].region.inside
         across = [tuple(other for other in range(3) if other != axis) for axis in range(3)]
-        widest = [int(np.count_nonzero(region.inside, axis=axes).argmax()) for axes in across]
-        yield _three([side.start + at for side, at in zip(region.box, widest, strict=True)])
-        return
-    steps = min(count, max(side.stop - side.start for side in region.box))
-    for part in np.linspace(0, 1, steps):
-        yield _three([round(side.start + part * (side.stop - 1 - side.start)) for side in region.box])
+        widest = [int(np.count_nonzero(inside, axis=axes).argmax()) for axes in across]
+        yield _three([side.start + at for side, at in zip(box, widest, strict=True)])
+    else:
+        yield _three([_largest(volume, shown), volume.grid.rows // 2, volume.grid.columns // 2])
 
 
 def _three(centre: Sequence[int]) -> list[Plane]:
