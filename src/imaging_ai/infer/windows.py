@@ -56,7 +56,7 @@ class _Plan:
 
     def __str__(self) -> str:
         where = "" if self.stitch == self.device else f", put together on the {self.stitch.type}"
-        return f"{self.batch} windows at once on the {self.device.type}{where}"
+        return f"{self.batch} window{'s' * (self.batch > 1)} at once on the {self.device.type}{where}"
 
 
 class Windows:
@@ -103,7 +103,7 @@ class Windows:
     ) -> torch.Tensor:
         """Try one plan after the other until memory is enough."""
         last: Exception | None = None
-        for plan in self._plans(image, precision):
+        for plan in self._plans(image.device, precision):
             if last is not None:
                 self._note(f"out of memory; again with {plan}")
                 logger.warning("out of memory; again with %s", plan)
@@ -118,14 +118,15 @@ class Windows:
                 torch.cuda.empty_cache()
         raise last or ModelFailed("there is no way to run the network")
 
-    def _plans(self, image: torch.Tensor, precision: torch.dtype) -> Iterator[_Plan]:
-        batch = self.batch if not image.is_cuda or self._wanted else max(self.batch, _GPU_WINDOWS)
+    def _plans(self, device: torch.device, precision: torch.dtype) -> Iterator[_Plan]:
+        on_gpu = device.type == "cuda"
+        batch = max(self.batch, _GPU_WINDOWS) if on_gpu and not self._wanted else self.batch
         while batch > 1:
-            yield _Plan(batch, image.device, image.device, precision)
+            yield _Plan(batch, device, device, precision)
             batch //= 2
-        yield _Plan(1, image.device, image.device, precision)
-        if image.is_cuda:
-            yield _Plan(1, image.device, _CPU, precision)
+        yield _Plan(1, device, device, precision)
+        if on_gpu:
+            yield _Plan(1, device, _CPU, precision)
             yield _Plan(1, _CPU, _CPU, torch.float32)
 
     @property

@@ -1,0 +1,86 @@
+"""A network that was made ready answers what it answered before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.densenet import DenseNet
+from monai.networks.nets.segresnet import SegResNet
+from monai.networks.nets.unet import UNet
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from imaging_ai.infer.engine import in_precision, make_ready
+
+
+def seasoned(network: nn.Module) -> nn.Module:
+    """Give the normalisations statistics as of a training."""
+    torch.manual_seed(1)
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            for values in (layer.running_mean, layer.bias, layer.running_var, layer.weight):
+                assert values is not None
+                values.data.uniform_(0.5, 1.5)
+    return network.eval().requires_grad_(False)
+
+
+def normalisations(network: nn.Module) -> int:
+    return sum(isinstance(layer, _BatchNorm) for layer in network.modules())
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "UNet": (lambda: UNet(3, 1, 2, (4, 8, 16), (2, 2), num_res_units=2, norm="batch", dropout=0.1), 0),
+    "UNet in 2D": (lambda: UNet(2, 1, 2, (4, 8, 16), (2, 2), norm="batch"), 0),
+    "BasicUNet": (lambda: BasicUNet(3, 1, 2, (4, 4, 8, 8, 8, 4), norm="batch"), 0),
+    "SegResNet, normalised before": (lambda: SegResNet(3, 4, 1, 2, norm="batch"), 25),
+    "DenseNet, some before": (lambda: DenseNet(3, 1, 2, 8, 4, (2, 2)), 6),
+    "instances": (lambda: UNet(3, 1, 2, (4, 8), (2,), norm="instance"), 0),
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_answers_the_same(name: str, channels_last: bool) -> None:
+    make, left = NETWORKS[name]
+    network = seasoned(make())
+    image = torch.randn(1, 1, *[32] * (2 if "2D" in name else 3))
+    before = network(image)
+    make_ready(network, channels_last=channels_last)
+    assert torch.allclose(network(image), before, atol=1e-4, rtol=1e-4)
+    assert normalisations(network) == left
+
+
+def test_layers_that_are_used_twice_are_left_alone() -> None:
+    convolution, normalisation = nn.Conv3d(1, 1, 1), nn.BatchNorm3d(1)
+    network = seasoned(nn.Sequential(convolution, normalisation, convolution, normalisation))
+    image = torch.randn(1, 1, 4, 4, 4)
+    before = network(image)
+    make_ready(network, channels_last=False)
+    assert torch.equal(network(image), before)
+
+
+def test_a_normalisation_without_statistics_stays() -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2, track_running_stats=False)).eval()
+    make_ready(network, channels_last=False)
+    assert normalisations(network) == 1
+
+
+def test_who_listens_to_a_normalisation_hears_the_same() -> None:
+    network = seasoned(nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.ReLU()))
+    image, heard = torch.randn(1, 1, 4, 4, 4), []
+    for _ in range(2):
+        with network.get_submodule("1").register_forward_hook(lambda _layer, _given, answer: heard.append(answer)):
+            network(image)
+        make_ready(network, channels_last=True)
+    assert torch.allclose(*heard, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_precision_holds_within_its_block(precision: torch.dtype) -> None:
+    layer, image = nn.Conv3d(1, 2, 1), torch.randn(1, 1, 4, 4, 4)
+    with in_precision(torch.device("cpu"), precision):
+        assert layer(image).dtype == precision
+    assert layer(image).dtype == torch.float32

@@ -1,0 +1,140 @@
+"""Windows go through the network as in MONAI's sliding window; less memory or precision is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer
+from torch import nn
+
+from imaging_ai.infer import windows
+from imaging_ai.infer.windows import Windows
+
+Network = Callable[[torch.Tensor], Any]
+
+
+def silent(_part: float) -> None:
+    """Take no note of the progress."""
+
+
+class Counting(nn.Module):
+    """A network that counts what it is given."""
+
+    def __init__(self, answer: Network) -> None:
+        super().__init__()
+        self.answer, self.seen = answer, 0
+
+    def forward(self, given: torch.Tensor) -> Any:
+        self.seen += len(given)
+        return self.answer(given)
+
+
+def convolution() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Conv3d(1, 3, 3, padding=1).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that the processor multiplies bfloat16 fast."""
+    monkeypatch.setattr(windows, "fast_precision", lambda _device: torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
+@pytest.mark.parametrize("shape", [(20, 23, 17), (9, 30, 16), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("overlap", [0.5, (0.25, 0.0, 0.6)], ids=str)
+def test_the_answer_is_that_of_monai(mode: str, shape: tuple[int, ...], overlap: Any) -> None:
+    inferer = SlidingWindowInferer((12, 12, 12), 4, overlap, mode=mode)
+    image, network = torch.randn(1, 1, *shape), convolution()
+    assert torch.allclose(Windows(inferer)(image, network, silent), inferer(image, network), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda given: [given * 2, given[..., ::2, ::2, ::2]], id="deep supervision"),
+        pytest.param(lambda given: nn.functional.avg_pool3d(given, 2), id="half the resolution"),
+    ],
+)
+def test_networks_may_answer_otherwise(answer: Network) -> None:
+    inferer = SlidingWindowInferer((8, 8, 8), 2, 0.5)
+    image = torch.randn(1, 1, 16, 16, 16)
+    expected = inferer(image, lambda given: answer(given)[0] if isinstance(answer(given), list) else answer(given))
+    assert torch.allclose(Windows(inferer)(image, Counting(answer), silent), expected, atol=1e-6)
+
+
+def test_an_inferer_without_windows_gets_the_whole_image() -> None:
+    image, network = torch.randn(1, 1, 6, 7, 8), convolution()
+    assert torch.equal(Windows(SimpleInferer())(image, network, silent), network(image))
+
+
+def test_windows_that_are_the_same_throughout_are_asked_once() -> None:
+    inferer, image = SlidingWindowInferer((8, 8, 8), 4, 0.0), torch.zeros(1, 1, 32, 32, 32)
+    image[..., :8, :8, :8] = torch.randn(8, 8, 8)
+    image[..., 24:, 24:, 24:] = 3.0
+    network = Counting(convolution())
+    found = Windows(inferer)(image, network, silent)
+    assert network.seen == 3
+    assert torch.allclose(found, inferer(image, network), atol=1e-6)
+
+
+def threshold(at: float) -> Network:
+    layer = nn.Conv3d(1, 2, 1).requires_grad_(False)
+    layer.weight.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1))
+    layer.bias.copy_(torch.tensor([0.0, -at]))
+    return layer
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_bfloat16_stays_where_the_image_agrees() -> None:
+    image = torch.where(torch.rand(1, 1, 24, 24, 24) > 0.5, 200.0, 100.0)
+    run = Windows(SlidingWindowInferer((8, 8, 8), 4, 0.5), precision="auto")
+    found = run(image, Counting(threshold(150)), silent)
+    assert torch.equal(found.argmax(1, keepdim=True), (image > 150).long())
+    assert run.notes == ("bfloat16 agrees with float32 by a Dice of 1.0000 in the fullest window",)
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_float32_takes_over_where_it_does_not() -> None:
+    image = 1000 + torch.rand(1, 1, 24, 24, 24)
+    run = Windows(SlidingWindowInferer((8, 8, 8), 4, 0.5), precision="auto")
+    found = run(image, Counting(threshold(1000.5)), silent)
+    assert torch.equal(found.argmax(1, keepdim=True), (image > 1000.5).long())
+    assert run.notes[-1] == "too little: all of it ran in float32"
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_author_may_choose_the_precision(precision: str) -> None:
+    kinds: list[torch.dtype] = []
+    layer = convolution()
+
+    def told(given: torch.Tensor) -> torch.Tensor:
+        answer = layer(given)
+        kinds.append(answer.dtype)
+        return torch.as_tensor(answer)
+
+    run = Windows(SlidingWindowInferer((8, 8, 8), 4, 0.5), precision=precision)
+    assert run(torch.randn(1, 1, 24, 24, 24), Counting(told), silent).dtype == torch.float32
+    assert {str(kind) for kind in kinds} == {f"torch.{precision}"}
+    assert run.notes == ()
+
+
+def test_a_gpu_has_more_steps_to_fall_back_to() -> None:
+    run = Windows(SlidingWindowInferer((8, 8, 8), 4, 0.5))
+    plans = [str(plan) for plan in run._plans(torch.device("cuda", 0), torch.bfloat16)]
+    assert plans == [
+        *(f"{batch} windows at once on the cuda" for batch in (16, 8, 4, 2)),
+        "1 window at once on the cuda",
+        "1 window at once on the cuda, put together on the cpu",
+        "1 window at once on the cpu",
+    ]
+
+
+def test_the_same_image_gives_the_same_numbers() -> None:
+    run, network = Windows(SlidingWindowInferer((8, 8, 8), 4, 0.5), precision="bfloat16"), convolution()
+    image = torch.randn(1, 1, 20, 20, 20)
+    assert torch.equal(run(image, network, silent), run(image, network, silent))
