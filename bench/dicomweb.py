@@ -4,7 +4,8 @@
     python bench/dicomweb.py --only metadata stow  some of it
     python bench/dicomweb.py --studies 500         fewer studies to search in
 
-Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count. The client
+Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count. Beside
+frames and series stands the floor (`floor.py`): a server that does nothing but hand out files. The client
 (`http_load.py`) is a raw one on the same machine; from some 2,000 small answers a second it takes much of a core.
 Searches in 20,000 and 200,000 studies, without a peer, are in `qido.py`.
 """
@@ -24,14 +25,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from http_load import Answer, Connection, load, request
 from ingest import SHAPES, UID_WIDTH, await_port, free_port, memory_mb, program, template
 
-OURS, PEER = "imaging-ai", "orthanc"
+OURS, PEER, FLOOR = "imaging-ai", "orthanc", "floor"
 FRAME = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 CT_STUDY, MULTI_STUDY, TINY_STUDY = "1.2.840.999.1", "1.2.840.999.2", "1.2.840.999.5"
 BOUNDARY = "bench-boundary-7f3a"
@@ -109,6 +110,19 @@ def orthanc(folder: Path) -> Iterator[Server]:
         process.wait(60)
 
 
+@contextmanager
+def floor() -> Iterator[Server]:
+    """Start the server that only hands out files (`floor.py`)."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name("floor.py")), str(port)])
+    try:
+        await_port(process, port, Path(os.devnull))
+        yield Server(FLOOR, port, process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 # -- what is stored
 
 
@@ -172,12 +186,13 @@ def stow(port: int, parts: Sequence[bytes]) -> bytes:
 
 def fill(servers: Sequence[Server], instances: Iterator[bytes], at_once: int) -> None:
     """Store the same instances everywhere."""
-    connections = {server.name: Connection(server.port) for server in servers}
     waiting: list[bytes] = []
 
     def flush() -> None:
         for server in servers:
-            answer = connections[server.name].ask(stow(server.port, waiting))
+            connection = Connection(server.port)  # anew: Orthanc hangs up after an idle second
+            answer = connection.ask(stow(server.port, waiting))
+            connection.close()
             if answer.status != 200:
                 raise SystemExit(f"{server.name} answered {answer.status} to STOW")
         waiting.clear()
@@ -284,14 +299,24 @@ def measures() -> dict[str, list[Measure]]:
 
 
 def compare(one: Measure, servers: Sequence[Server], rounds: int) -> dict[str, object]:
-    """Let the servers take turns."""
+    """Let the servers take turns. The floor is asked what we are: it has no searches to learn the paths from."""
     runs: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
+    asked = {server.name: servers[0] if server.name == FLOOR else server for server in servers}
     for server in servers:
-        load(server.port, one.requests(server)[:3], 1)  # what is loaded once
+        load(server.port, one.requests(asked[server.name])[:3], 1)  # what is loaded once
     for _ in range(rounds):
         for server in servers:
-            runs[server.name].append(load(server.port, one.requests(server), one.connections))
+            requests, before = one.requests(asked[server.name]), cpu_seconds(server.pid)
+            figures = load(server.port, requests, one.connections)
+            figures["cpu_us"] = (cpu_seconds(server.pid) - before) / len(requests) * 1e6
+            runs[server.name].append(figures)
     return verdict(one, runs)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
@@ -306,7 +331,10 @@ def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, 
         print(
             f"{one.name:29} {name:11} {figures['per_second']:8.1f}/s {figures['megabytes_per_second']:8.1f} MB/s "
             f"p50 {figures['p50_ms']:8.2f} ms p95 {figures['p95_ms']:8.2f} ms  ({spread[0]:.4g}-{spread[-1]:.4g})"
+            + (f"  cpu {figures['cpu_us']:.0f} us" if "cpu_us" in figures else "")
         )
+    if FLOOR in medians:
+        print(f"{one.name:29} {mine / medians[FLOOR][one.figure]:.2f} of the floor")
     print(
         f"{one.name:29} ratio {ratio:.2f}  (goal {one.goal})  {'held' if ratio >= one.goal else 'MISSED'}", flush=True
     )
@@ -396,8 +424,11 @@ def main() -> None:
                 fill(servers, files("tiny", f"{TINY_STUDY}.{number}", 500), 100)
             wait_described(we, CT_STUDY, 500)
         for group in ("metadata", "frames", "series", "rendered"):
-            if group in arguments.only:
-                results |= {one.name: compare(one, servers, arguments.rounds) for one in measures()[group]}
+            if group not in arguments.only:
+                continue
+            with floor() if group in ("frames", "series") else nullcontext() as bare:
+                all_of_them = (*servers, bare) if bare else servers
+                results |= {one.name: compare(one, all_of_them, arguments.rounds) for one in measures()[group]}
         if "multiframe" in arguments.only:
             results["multiframe"] = multi_frame(we)
         if "stow" in arguments.only:

@@ -20,10 +20,13 @@ from pydicom.uid import UID
 from sqlalchemy import select
 
 import phantoms
+from imaging_ai.archive.deletion import delete_instances, remove_deleted
 from imaging_ai.archive.encoders import ENCODERS
+from imaging_ai.archive.folder import FolderStore
+from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.identity import new_uid
 from imaging_ai.db.tables import AuditEventRow
-from imaging_ai.serve.dicomweb import wado
+from imaging_ai.serve.dicomweb import wado, wado_instances
 from imaging_ai.serve.dicomweb.native import from_xml
 from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf, split
 
@@ -119,6 +122,48 @@ def test_a_series_comes_in_order_as_it_is_stored(server: Shelf) -> None:
             parts = server.parts_of(place, accept)
             assert [part.body for part in parts] == files
             assert {part.content_type for part in parts} == {f"application/dicom; transfer-syntax={ELE}"}
+
+
+def test_a_series_is_whole_whether_instances_are_small_large_to_be_decoded_or_not_in_memory(
+    server: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = ct(8, name="mixed")
+    series[3] = jpeg_2000(series[3])
+    series[5].ImageComments = "large " * 1000
+    files = [phantoms.to_bytes(ds) for ds in series]
+    monkeypatch.setattr(wado_instances, "_PIECE", len(files[5]) - 1)
+    path = series_of(server.put(*files)[0])
+    parts = server.parts_of(path, f"{DICOM}; transfer-syntax={ELE}")
+    assert [part.body for part in parts if part.body not in files] == [parts[3].body]
+    assert [part.dataset.InstanceNumber for part in parts] == [ds.InstanceNumber for ds in series]
+    assert np.array_equal(pixels(parts[3].body), pixels(files[3]))
+    stored = server.parts_of(path, f"{DICOM}; transfer-syntax=*")
+    assert [part.body for part in stored] == files
+    assert stored[3].content_type.endswith(J2K)
+    monkeypatch.setattr(FolderStore, "fill_at_once", lambda *_: False)
+    assert server.parts_of(path, f"{DICOM}; transfer-syntax=*") == stored
+
+
+def test_an_instance_that_is_deleted_while_its_series_is_sent_is_left_out(
+    server: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = ct(4, name="deleted")
+    files = [phantoms.to_bytes(ds) for ds in series]
+    path = series_of(server.put(*files)[0])
+    real = FolderStore.fill_at_once
+
+    def racing(store: FolderStore, ref: BlobRef, start: int, into: memoryview) -> bool:
+        if len(into) == len(files[1]) and not deleted:
+            deleted.append(ref)
+            with server.parts.database.write() as session:
+                delete_instances(session, [str(series[1].SOPInstanceUID)])
+            remove_deleted(server.parts.database, store)
+        return real(store, ref, start, into)
+
+    deleted: list[BlobRef] = []
+    monkeypatch.setattr(FolderStore, "fill_at_once", racing)
+    assert [part.body for part in server.parts_of(path)] == [files[0], *files[2:]]
+    assert deleted
 
 
 def test_an_instance_comes_with_parts_or_alone(server: Shelf) -> None:
