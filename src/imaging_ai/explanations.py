@@ -53,6 +53,7 @@ class Explained:
 class _Subject:
     """What is to be explained: a finding, or a class; `channel` is its place in the network's answer."""
 
+    label: str
     identifier: str
     uid: str
     channel: int
@@ -89,14 +90,8 @@ def explain(
     evaluations: Sequence[Evaluation],
     options: Explaining,
     progress: Callable[[float], None] = lambda _: None,
-    *,
-    randomise: bool = False,
 ) -> Explained:
-    """Explain what was found, the largest first, and what a classifier says, the most probable first.
-
-    With `randomise`, each map is compared with those of a network that forgets (Adebayo et al. 2018): several times
-    the work.
-    """
+    """Explain what was found, the largest first, and what a classifier says, the most probable first."""
     if not options.wanted:
         return Explained()
     subjects = _subjects(model, findings, evaluations, options)[: options.max_findings]
@@ -108,7 +103,7 @@ def explain(
         progress(done / len(todo))
         began = time.perf_counter()
         try:
-            one, alike = _explained(model, volumes, subject, number, method, options, randomise)
+            one, alike = _explained(model, volumes, subject, number, method, options)
         except Exception as error:  # noqa: BLE001 - the edge to captum and gradients; the result must not be lost
             reason = error.message if isinstance(error, ImagingAiError) else in_a_line(first_cause(error))
             notes.append(f"{subject.identifier} is not explained by {method}: {reason}")
@@ -133,6 +128,7 @@ def _subjects(
     found = sorted((one for one in findings if one.found), key=lambda one: -one.region.voxels)
     subjects = [
         _Subject(
+            one.description.label,
             one.tracking_identifier,
             one.tracking_uid,
             entry.segment_values[entry.segments.index(one.description)],
@@ -146,6 +142,7 @@ def _subjects(
         said = [one for one in evaluations if one.present or (options.when == "always" and not one.instances)]
         subjects += [
             _Subject(
+                one.description.label,
                 one.tracking_identifier,
                 one.tracking_uid,
                 classifier.values[classifier.classes.index(one.description)],
@@ -154,7 +151,7 @@ def _subjects(
             )
             for one in sorted(said, key=lambda one: (bool(one.instances), -one.probability))
         ]
-    return subjects
+    return [one for one in subjects if not options.targets or one.label in options.targets]
 
 
 def _activation(model: LoadedModel) -> str:
@@ -169,7 +166,6 @@ def _explained(
     number: int,
     method: Method,
     options: Explaining,
-    randomise: bool,
 ) -> tuple[Explanation, tuple[Similarity, ...]]:
     first = next(iter(volumes.values()))
     values: NDArray[np.float32] = np.zeros(first.grid.shape, np.float32)
@@ -188,9 +184,9 @@ def _explained(
                     told = {**_extent(view, piece), **found.parameters}
                     if found.completeness is not None:
                         checks["completeness error"] = found.completeness
-                    if options.checks:
+                    if "faithfulness" in options.checks:
                         checks |= _checked(network, piece, found.values, options)
-                    if randomise:
+                    if "randomization" in options.checks:
                         alike = _randomised(network, piece, method, options)
             on_source = _to_source(model, unfitted(canvas / count.clamp(min=1), view.pads), view)
             if view.plane is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -26,11 +26,12 @@ __all__ = ["Written", "accepted", "run_folder"]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one run wrote: its findings and evaluations, and each object with its path."""
+    """What one run wrote: its findings and evaluations, each object with its path, and how it came about."""
 
     findings: tuple[Finding, ...]
     objects: tuple[tuple[EncodedObject, Path], ...]
     evaluations: tuple[Evaluation, ...] = ()
+    provenance: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def run_folder(
         if analysis.evaluations:
             tree = [one.as_tree() for one in analysis.evaluations]
             (target / f"evaluations-{job_uid[-12:]}.json").write_bytes(msgspec.json.format(msgspec.json.encode(tree)))
-        yield Written(analysis.findings, tuple(written), analysis.evaluations)
+        yield Written(analysis.findings, tuple(written), analysis.evaluations, analysis.provenance)
 
 
 def accepted(source: Path, entry: ModelEntry) -> Iterator[tuple[tuple[str, ...], dict[str, list[bytes]]]]:

@@ -10,9 +10,10 @@ import msgspec
 from imaging_ai.catalog.table import Table
 from imaging_ai.errors import ConfigError
 
-__all__ = ["METHODS", "Explaining", "Method"]
+__all__ = ["METHODS", "Check", "Explaining", "Method"]
 
 Method = Literal["grad-cam", "guided-grad-cam", "integrated-gradients", "occlusion"]
+Check = Literal["faithfulness", "randomization"]
 METHODS: tuple[Method, ...] = ("grad-cam", "guided-grad-cam", "integrated-gradients", "occlusion")
 
 
@@ -21,7 +22,7 @@ class Explaining(Table, frozen=True):
 
     `layer` is the one that Grad-CAM looks at, by its name in the network; `steps` are the points on the path of
     integrated gradients, `occlusions` the patches that occlusion covers. `baseline` stands for "nothing there".
-    `memory_gb` bounds what a batch of passes may take.
+    `memory_gb` bounds what a batch of passes may take. `targets` are the labels to explain, all when empty.
     """
 
     methods: tuple[Method, ...] = ()
@@ -31,7 +32,9 @@ class Explaining(Table, frozen=True):
     baseline: Literal["minimum", "mean", "blur"] = "minimum"
     steps: Annotated[int, msgspec.Meta(ge=4, le=1000)] = 24
     occlusions: Annotated[int, msgspec.Meta(ge=8, le=10_000)] = 64
-    checks: bool = True
+    checks: tuple[Check, ...] = ("faithfulness",)
+    kinds: tuple[Literal["PM", "SC", "KO"], ...] = ("PM", "SC", "KO")
+    targets: tuple[str, ...] = ()
     memory_gb: Annotated[float, msgspec.Meta(gt=0)] = 3.0
 
     @property

@@ -13,6 +13,7 @@ import click
 from imaging_ai import __version__
 from imaging_ai.cli.admin import config, db, doctor
 from imaging_ai.cli.demo import demo
+from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
 from imaging_ai.cli.models import models
 from imaging_ai.cli.roles import describe, receive, serve, web, work
@@ -41,6 +42,7 @@ _COMMANDS = (
     work,
     describe,
     run,
+    explain,
     send,
     visualize,
     models,

@@ -52,6 +52,7 @@ def encode_results(
     remark: str = "",
     evaluations: Sequence[Evaluation] = (),
     explanations: Sequence[Explanation] = (),
+    explained_kinds: Collection[ResultKind] = ("PM", "SC", "KO"),
 ) -> tuple[EncodedObject, ...]:
     """Encode what a model found, or that it found nothing; the same arguments always give the same bytes.
 
@@ -65,7 +66,7 @@ def encode_results(
         When the job ran, in seconds since the epoch.
     kinds
         SEG is made when anything was found, PM of every map, SC of every picture; KO, which rejects what is
-        superseded, when `supersedes` is not empty, and one for each finding that is explained.
+        superseded, when `supersedes` is not empty.
     lines
         Whether a second SR has the measured distances as lines.
     segmentation
@@ -86,6 +87,8 @@ def encode_results(
         What the model says of classes, found or not: of the whole first, then of instances.
     explanations
         Why it says so: further maps and pictures, which the report names where it says what they explain.
+    explained_kinds
+        What is made of these: PM of their maps, SC of their pictures, KO of the slices that weigh most.
 
     Raises
     ------
@@ -109,19 +112,23 @@ def encode_results(
     found = [finding for finding in findings if finding.found]
     seg = encode_seg(volume, found, provenance, segmentation, probability) if found and "SEG" in kinds else None
     results = [seg] if seg else []
-    maps = [*maps, *(one.map for one in explanations)]
-    pictures = [*pictures, *(each for one in explanations for each in one.pictures)]
-    mapped = [encode_pm(volume, each, provenance) for each in maps] if "PM" in kinds else []
-    drawn = list(encode_sc(volume, pictures, provenance)) if "SC" in kinds else []
-    shown = _by_what_they_explain(explanations, mapped, drawn)
+    maps = [*(maps if "PM" in kinds else ()), *(one.map for one in explanations if "PM" in explained_kinds)]
+    pictures = list(pictures if "SC" in kinds else ())
+    pictures += [each for one in explanations for each in one.pictures if "SC" in explained_kinds]
+    mapped = [encode_pm(volume, each, provenance) for each in maps]
+    drawn = list(encode_sc(volume, pictures, provenance))
+    shown = _by_what_they_explain(
+        explanations, mapped if "PM" in explained_kinds else (), drawn if "SC" in explained_kinds else ()
+    )
     if "SR" in kinds:
         results.append(encode_sr(findings, seg, provenance, procedure, evaluations, shown))
         uid = volume.grid.frame_of_reference_uid
         if lines and (planar := encode_planar_sr(found, uid, provenance, procedure)):
             results.append(planar)
     results += [*mapped, *drawn]
-    if "KO" in kinds:
-        results += [encode_rejection(provenance)] if supersedes else []
+    if "KO" in kinds and supersedes:
+        results.append(encode_rejection(provenance))
+    if "KO" in explained_kinds:
         results += encode_interest(volume, explanations, shown, provenance)
     return tuple(results)
 
