@@ -5,7 +5,6 @@ Also the series that each can read: as many as it has inputs, in its modality, g
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,12 +64,13 @@ def _name_inputs(bundle: Path) -> None:
 def series_of(entry: ModelEntry, shape: Sequence[int], spacing: tuple[float, float, float]) -> dict[str, list[bytes]]:
     """Write what a model reads: by the names of its inputs, the files of a series ``[slice, row, column]`` for each."""
     format_: dict[str, Any] = network_format(read_metadata(entry.path / "configs" / "metadata.json"), "inputs")
+    colors = list(format_.get("channel_def", {}).values())[:3] == ["R", "G", "B"]
     modality = {"CT": "CT"}.get(str(format_.get("modality")), "MR")
     image = phantoms.ball((shape[0], shape[1], shape[2]), radius=0.3 * shape[1] * spacing[1], spacing=spacing)
     image += np.random.default_rng(0).normal(0, 20, image.shape).astype(np.float32)
     found = {}
     for index, name in enumerate(entry.inputs or ["image"]):
-        if "RGB" in json.dumps(format_) and name == "image":
+        if colors and name == "image":
             datasets = colored(image, spacing)
         else:
             shown = np.rint(image > 150) if name == "label" else image + 10 * index

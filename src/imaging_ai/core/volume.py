@@ -35,6 +35,8 @@ class Volume:
         study and frame of reference from the first.
     unit
         UCUM unit of the voxels, None when the series does not tell.
+    located
+        Whether the images say where they lie in the patient; else the grid only orders them, and no length is known.
     notes
         What was left out or assumed in reading, a sentence each, without patient data.
     """
@@ -46,3 +48,4 @@ class Volume:
     modality: str
     unit: Code | None = None
     notes: tuple[str, ...] = ()
+    located: bool = True

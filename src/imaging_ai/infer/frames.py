@@ -6,7 +6,7 @@ functional groups, per frame or shared (PS3.3 C.7.6.16).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydicom import Dataset
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.infer.numbers import number, positive
 
-__all__ = ["Frame", "frames_of"]
+__all__ = ["Frame", "flat_frames", "frames_of"]
 
 #: What tells apart frames at the same place, in the order in which it is worth telling.
 _PHASES = (
@@ -36,6 +36,11 @@ _PHASES = (
     "ContentTime",
     "AcquisitionTime",
 )
+
+
+_PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "PerFrameFunctionalGroupsSequence")
+#: Modalities whose images have a place by definition: without it something is lost.
+_LOCATED = frozenset({"CT", "MR", "PT"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +87,26 @@ def frames_of(ds: Dataset) -> list[Frame]:
     if count not in (None, 1.0):
         raise SeriesRefused("no-geometry", "a multi-frame instance without functional groups has no frame positions")
     return [_frame(ds, 0, ())]
+
+
+def flat_frames(images: Sequence[Dataset]) -> list[Frame] | None:
+    """List the frames of images that have no place in the patient (radiographs, photographs, endoscopies), in order.
+
+    They come as a stack of nominal millimetres; None where any of them does say where it lies, or should.
+    """
+    frames: list[Frame] = []
+    if any(keyword in ds for ds in images for keyword in _PLACES):
+        return None
+    for ds in sorted(images, key=lambda one: number(one, "InstanceNumber") or 0.0):
+        if ds.get("Modality") in _LOCATED or not (positive(ds, "Rows") and positive(ds, "Columns")):
+            return None
+        slope, intercept = _rescale(ds)
+        for index in range(int(number(ds, "NumberOfFrames") or 1)):
+            place = np.array([0.0, 0.0, len(frames)])
+            frames.append(
+                Frame(ds, index, place, np.array([1.0, 0, 0, 0, 1, 0]), (1.0, 1.0), 1.0, slope, intercept, False, ())
+            )
+    return frames
 
 
 def _frame(ds: Dataset, index: int, groups: tuple[Dataset, ...]) -> Frame:

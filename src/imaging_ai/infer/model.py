@@ -162,6 +162,12 @@ class LoadedModel:
     def _accepted(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
         named = self._named(volumes)
         for volume in named.values():
+            if not volume.located and (self.entry.segments or not self.planar):
+                raise SeriesRefused(
+                    "no-geometry",
+                    f"{self.entry.name} does not read this series: its images have no place in the patient, and a "
+                    "result could not be laid onto them; only classifiers of single images read such series",
+                )
             check_limits(volume, self.entry)
         return named
 

@@ -23,7 +23,7 @@ from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import NotDicom, SeriesRefused
-from imaging_ai.infer.frames import Frame, frames_of
+from imaging_ai.infer.frames import Frame, flat_frames, frames_of
 from imaging_ai.infer.pixels import Pixels, is_color
 from imaging_ai.infer.stack import Stack, build_stack
 from imaging_ai.infer.suv import unit_and_factor
@@ -61,6 +61,8 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
     notes = [*stack.notes, note]
     for count, what in ((len(datasets) - len(images), "pixel data"), (unplaced, "a position in the patient")):
         notes.append(f"{count} instances without {what} are left out" if count else "")
+    located = any("ImagePositionPatient" in ds or "PerFrameFunctionalGroupsSequence" in ds for ds in used)
+    notes.append("" if located else "the images have no place in the patient: each is read by itself")
     slices, rows, columns = voxels.shape[:3]
     return Volume(
         voxels=voxels,
@@ -70,6 +72,7 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
         modality=str(used[0].get("Modality") or ""),
         unit=unit,
         notes=tuple(note for note in notes if note),
+        located=located,
     )
 
 
@@ -100,6 +103,8 @@ def _frames(images: Sequence[Dataset]) -> tuple[list[Frame], int]:
             frames += frames_of(ds)
         except SeriesRefused as refusal:
             refusals.append(refusal)
+    if len(refusals) == len(images) and (flat := flat_frames(images)):
+        return flat, 0
     if len(refusals) > _UNPLACED * len(images):
         raise refusals[0]
     return frames, len(refusals)
