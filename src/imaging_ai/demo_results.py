@@ -10,19 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pydicom
-from numpy.typing import NDArray
+from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import ParametricMapStorage, SecondaryCaptureImageStorage
 
-from imaging_ai.core.colour import srgb_of
 from imaging_ai.core.instance import StoredInstance
-from imaging_ai.core.volume import Volume
-from imaging_ai.explain.overlay import three_planes
 from imaging_ai.infer.volume import read_volume
+from imaging_ai.visualize.layouts import pages
+from imaging_ai.visualize.reading import place
 
-__all__ = ["Outcome", "save", "segment_masks"]
+__all__ = ["Outcome", "save"]
 
 #: What an object is, where its Modality is only OT.
 _KINDS: Mapping[str, str] = {ParametricMapStorage: "PM", SecondaryCaptureImageStorage: "SC"}
@@ -56,21 +54,9 @@ def save(folder: Path, objects: Sequence[tuple[StoredInstance, bytes]], source: 
         if kind == "SEG":
             preview = folder / "preview.png"
             volume = read_volume(source)
-            three_planes(volume, list(segment_masks(ds, volume))).save(preview)
+            (page,) = pages(volume, place([ds], volume), "planes", side=360)
+            Image.fromarray(page).save(preview)
     return Outcome(tuple(files), tuple(sentences), max(volumes, default=None), preview)
-
-
-def segment_masks(ds: Dataset, volume: Volume) -> Iterator[tuple[str, NDArray[np.bool_], tuple[int, int, int]]]:
-    """Yield label, mask on the grid of `volume` and display colour of each segment of a SEG made from it."""
-    planes = {(source.sop_instance_uid, source.frame_number): at for at, source in enumerate(volume.sources)}
-    frames = np.atleast_3d(ds.pixel_array).reshape(-1, ds.Rows, ds.Columns)
-    masks = {item.SegmentNumber: np.zeros(volume.grid.shape, bool) for item in ds.SegmentSequence}
-    for frame, groups in zip(frames, ds.PerFrameFunctionalGroupsSequence, strict=True):
-        image = groups.DerivationImageSequence[0].SourceImageSequence[0]
-        at = planes[image.ReferencedSOPInstanceUID, int(image.get("ReferencedFrameNumber", 1))]
-        masks[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber][at] = frame > 0
-    for item in ds.SegmentSequence:
-        yield str(item.SegmentLabel), masks[item.SegmentNumber], _rgb(item)
 
 
 def measurements(ds: Dataset) -> Iterator[tuple[str, list[tuple[str, float, str]]]]:
@@ -116,9 +102,3 @@ def _name(item: Dataset) -> str:
 
 def _millilitres(value: float, unit: str) -> float:
     return value / 1000 if unit == "mm3" else value
-
-
-def _rgb(segment: Dataset) -> tuple[int, int, int]:
-    """The display colour, of CIELab as DICOM scales it (PS3.3 C.10.7.1.1)."""
-    lightness, a, b = (float(value) for value in segment.RecommendedDisplayCIELabValue)
-    return srgb_of((lightness / 655.35, a / 257 - 128, b / 257 - 128))

@@ -14,8 +14,8 @@ import pytest
 
 from e2e.server import Server, push
 from imaging_ai.core.job import JobState
-from imaging_ai.demo_results import segment_masks
 from imaging_ai.infer.volume import read_volume
+from imaging_ai.visualize.reading import place
 from rtstruct import dice_against_rtstruct
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
@@ -56,8 +56,8 @@ def scores(server: Server, real_data: Path) -> dict[str, float]:
         assert job.state is JobState.COMPLETED, job.failure
         mask = np.zeros(volume.grid.shape, bool)
         seg = server.results(job.id).get("SEG")  # there is none when nothing was found
-        for _, segment, _ in segment_masks(seg, volume) if seg is not None else ():
-            mask |= segment
+        for layer in place([seg], volume).layers if seg is not None else ():
+            mask |= layer.region.whole()
         found[name] = dice_against_rtstruct(mask, volume.grid, folder / "mask" / "RS.dcm")
     return found
 

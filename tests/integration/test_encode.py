@@ -182,6 +182,66 @@ def test_dcmqi_reads_the_segments_back(objects: dict[str, EncodedObject], volume
         assert there == {tuple(point) for point in np.round(here).astype(int)}
 
 
+@pytest.fixture(scope="module")
+def label_map(volume: Volume) -> EncodedObject:
+    """The same findings, which do not overlap, as a label map."""
+    obj = encoded.encode(volume, segmentation="labelmap")["SEG"]
+    check(obj, volume)
+    return obj
+
+
+@pytest.fixture(scope="module")
+def fractional(volume: Volume) -> EncodedObject:
+    """One finding with its probability."""
+    one = encoded.findings(volume.grid.shape, found=1, absent=0)
+    chances = np.full(volume.grid.shape, 0.6, np.float32)
+    obj = encoded.encode(volume, one, segmentation="fractional", probability=chances)["SEG"]
+    check(obj, volume)
+    return obj
+
+
+def test_dciodvfy_finds_no_error_in_a_fractional_one_and_knows_no_label_maps(
+    label_map: EncodedObject, fractional: EncodedObject, tmp_path: Path
+) -> None:
+    def errors(obj: EncodedObject) -> list[str]:
+        command = [require_program("dciodvfy"), "-new", str(save(obj, tmp_path))]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("Error")]
+
+    assert not errors(fractional)
+    assert [error for error in errors(label_map) if "Information Object" not in error] == []
+
+
+def test_highdicom_and_dcmqi_read_the_label_map_back(label_map: EncodedObject, volume: Volume, tmp_path: Path) -> None:
+    seg = hd.seg.segread(io.BytesIO(label_map.data))
+    uids = [source.sop_instance_uid for source in volume.sources]
+    if volume.sources[0].multi_frame:
+        numbers = [source.frame_number for source in volume.sources]
+        pixels = seg.get_pixels_by_source_frame(uids[0], numbers, assert_missing_frames_are_empty=True)
+    else:
+        pixels = seg.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
+    assert np.array_equal(pixels, np.stack(masks(volume), axis=-1))
+    if upright(volume):
+        (read,) = by_dcmqi(save(label_map, tmp_path), tmp_path).values()
+        for number, mask in enumerate(masks(volume), 1):
+            assert (read == number).sum() == mask.sum()
+
+
+def test_dcmqi_reads_the_fractional_one_back(fractional: EncodedObject, volume: Volume, tmp_path: Path) -> None:
+    if not upright(volume):
+        pytest.skip("dcmqi (ITK) has no sheared grids")
+    (read,) = by_dcmqi(save(fractional, tmp_path), tmp_path).values()
+    (mask,) = (one.mask for one in encoded.findings(volume.grid.shape, found=1, absent=0))
+    assert (read > 0).sum() == mask.sum()
+
+
+def by_dcmqi(path: Path, folder: Path) -> dict[str, np.ndarray]:
+    """Read the segments as dcmqi does, by the number of its file."""
+    result = dcmqi("segimage2itkimage", "--inputDICOM", str(path), "--outputDirectory", str(folder), "-t", "nifti")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return {file.name: np.asarray(nibabel.load(file).dataobj) for file in sorted(folder.glob("*.nii.gz"))}
+
+
 def test_dcmqi_reads_the_measurements_back(objects: dict[str, EncodedObject], tmp_path: Path) -> None:
     metadata = tmp_path / "report.json"
     path = save(objects["SR"], tmp_path)
