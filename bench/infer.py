@@ -158,6 +158,7 @@ def compare(folder: Path, device: str, rounds: int) -> dict[str, Any]:
         ours, theirs = processes.Pipe()
         process = processes.Process(target=serve, args=(side, folder, device, theirs), daemon=True)
         process.start()
+        theirs.close()  # so that one that dies is heard
         sides[side] = (process, ours)
         ours.recv()
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}

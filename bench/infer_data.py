@@ -43,7 +43,7 @@ NETWORK: dict[str, Any] = {
     "num_res_units": 2,
     "norm": "batch",
 }
-DICOM_TOML = '[[segments]]\nvalue = 1\nlabel = "Spleen"\n[outputs]\nkinds = ["SEG"]\n'
+DICOM_TOML = '[[segments]]\nvalue = 1\nlabel = "Spleen"\n[outputs]\nkinds = ["SEG", "SR"]\n'
 
 
 def phantom(size: int, slices: int, spacing: tuple[float, float, float]) -> NDArray[np.int16]:
