@@ -38,7 +38,8 @@ def random_weights(entry: ModelEntry, *, seed: int = 1, allow_scripts: bool = Fa
         (entry.path / "models").mkdir(exist_ok=True)
         config, parser = build_parser(entry, allow_scripts=allow_scripts)
         if "arch_ckpt_path" in config.content:  # DiNTS: which paths of the search space there are
-            path = {name: np.ones((12, 10)) for name in ("arch_code_a", "arch_code_c")}
+            straight = np.tile([1.0, 0, 0, 1, 0, 0, 1, 0, 0, 1], (12, 1))  # of ten ways between four depths
+            path = {"arch_code_a": straight, "arch_code_c": np.ones((12, 10))}
             torch.save({**path, "node_a": np.ones((13, 4))}, parser.get_parsed_content("arch_ckpt_path"))
         torch.manual_seed(seed)
         networks = config.content.get("networks")

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom.uid import VLEndoscopicImageStorage
 from scipy import ndimage
 
 import phantoms
 import zoo
+from imaging_ai.analysis import analyse
 from imaging_ai.catalog import read_model
 from imaging_ai.catalog.metadata import network_format, read_metadata
 from imaging_ai.infer.bundle import load_bundle
@@ -62,3 +64,20 @@ def test_the_answer_to_an_endoscopy_lies_where_its_frames_are_bright(real_data: 
     volume = read_volume(zoo.colored(zoo.angular((10, 120, 166))[3:5], (1.0, 1.0, 1.0)))
     zoo.thresholding(model, volume, 2)
     assert dice(model.predict(volume) == 1, volume.voxels[..., 0] > 130) > 0.98
+
+
+def test_a_classifier_reads_an_endoscopy_that_has_no_place_in_the_patient(real_data: Path, tmp_path: Path) -> None:
+    name = "endoscopic_inbody_classification"
+    model = load_bundle(read_model(zoo.random_bundle(real_data / "zoo" / name, tmp_path / name)))
+    datasets = zoo.colored(zoo.angular((2, 90, 120)), (1.0, 1.0, 1.0))
+    for ds in datasets:
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing, ds.FrameOfReferenceUID
+        ds.Modality, ds.SOPClassUID = "ES", VLEndoscopicImageStorage
+        ds.file_meta.MediaStorageSOPClassUID = VLEndoscopicImageStorage
+    files = [phantoms.to_bytes(ds) for ds in datasets]
+    analysis = analyse({"image": files}, model, lambda *_: None, job_uid="1.2", created_at=0.0)
+    assert {one.kind for one in analysis.objects} == {"SR"}
+    assert model.notes == ()
+    chances = [one.probability for one in analysis.evaluations]
+    assert len(chances) == 2
+    assert 1 <= sum(chances) < 2, "each is the largest of the images"

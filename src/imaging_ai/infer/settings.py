@@ -268,10 +268,10 @@ def _fit_arguments(content: dict[str, Any], allowed: Allowed, notes: list[str]) 
             component["pretrained"] = False
         takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         for key in [key for key in component if not key.startswith("_") and key not in parameters]:
-            if takes_any and key not in _RENAMED_ARGUMENTS:
+            new = next((name for name in _RENAMED_ARGUMENTS.get(key, ()) if name in parameters), "")
+            if takes_any and not new and _RENAMED_ARGUMENTS.get(key) != ():
                 continue
             value = component.pop(key)
-            new = next((name for name in _RENAMED_ARGUMENTS.get(key, ()) if name in parameters), "")
             if new and component.get(new, True) is True:  # True: a switch of old, where now the value stands
                 component[new] = value
                 notes.append(f"{name_of(component)} calls {key} {new} now")
