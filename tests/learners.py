@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["SIZE", "fresh", "images", "learned"]
 
-SIZE = 24
+SIZE = 20
 
 
 def images(count: int, seed: int, dimensions: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,7 +47,7 @@ def learned(dimensions: int = 3) -> torch.nn.Module:
     """Train the network; it is right of nearly all images that it has not seen."""
     network = fresh(dimensions).train()
     optimiser = torch.optim.Adam(network.parameters(), 5e-3)
-    for step in range(60):
+    for step in range(50):
         noise, there, _ = images(16, seed=step, dimensions=dimensions)
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(network(noise), there).backward()

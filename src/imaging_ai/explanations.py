@@ -188,6 +188,7 @@ def _explained(
                         checks |= _checked(network, piece, found.values, options)
                     if "randomization" in options.checks:
                         alike = _randomised(network, piece, method, options)
+                        checks["untrained"] = alike[-1].rank_correlation
             on_source = _to_source(model, unfitted(canvas / count.clamp(min=1), view.pads), view)
             if view.plane is None:
                 values = on_source

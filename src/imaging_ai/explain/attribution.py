@@ -108,28 +108,37 @@ def _by_layer(scored: Scored, inputs: torch.Tensor, name: str, *, guided: bool) 
 def _shifts(network: torch.nn.Module, layer: torch.nn.Module, inputs: torch.Tensor) -> list[float]:
     """Return how far, in voxels, the cells of a layer look beside where they would lie stretched over the image.
 
-    That is the centre of the squared gradients of a cell, in noise, for two cells that lie alike to both ends, so that
-    what the ends cut off cancels out.
+    They are seen in noise, or in stronger noise where they keep still; the shift is 0 where nothing moves them.
     """
-    seen: list[torch.Tensor] = []
     chance = torch.Generator().manual_seed(0)
-    noise = torch.randn(inputs.shape, generator=chance).to(inputs) * inputs.std() + inputs.mean()
-    noise = noise.detach().requires_grad_()
-    hook = layer.register_forward_hook(lambda _, __, output: seen.append(output))
+    noise = torch.randn(inputs.shape, generator=chance).to(inputs) * inputs.std()
+    for seen in (noise + inputs.mean(), 4 * noise + inputs.mean(), inputs):
+        if shifts := _off_centre(network, layer, seen.detach().requires_grad_()):
+            return shifts
+    return [0.0] * (inputs.ndim - 2)
+
+
+def _off_centre(network: torch.nn.Module, layer: torch.nn.Module, seen: torch.Tensor) -> list[float]:
+    """Compare the centre of a cell's squared gradients with its place, for two cells that lie alike to both ends.
+
+    So what the ends cut off cancels out. Nothing is returned where a cell has no gradient.
+    """
+    kept: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda _, __, output: kept.append(output))
     try:
-        network(noise)
+        network(seen)
     finally:
         hook.remove()
-    grid, sizes = seen[0].shape[2:], inputs.shape[2:]
+    grid, sizes = kept[0].shape[2:], seen.shape[2:]
     shifts = np.zeros(len(sizes))
     for end in (1, -1):
         cell = [size // 3 if end > 0 else size - 1 - size // 3 for size in grid]
-        answer = seen[0][0].flatten(1)[:, int(np.ravel_multi_index(cell, grid))].square().sum()
-        (gradient,) = torch.autograd.grad(answer, noise, retain_graph=end > 0)
+        answer = kept[0][0].flatten(1)[:, int(np.ravel_multi_index(cell, grid))].square().sum()
+        (gradient,) = torch.autograd.grad(answer, seen, retain_graph=end > 0)
         weight = gradient[0].square().sum(0).double().cpu().numpy()
         total = weight.sum()
         if not total > 0:
-            return [0.0] * len(sizes)
+            return []
         for axis, (size, count) in enumerate(zip(sizes, grid, strict=True)):
             along = weight.sum(tuple(other for other in range(len(sizes)) if other != axis))
             shifts[axis] += (along @ np.arange(size)) / total - ((cell[axis] + 0.5) * size / count - 0.5)

@@ -26,8 +26,6 @@ __all__ = ["Curves", "Similarity", "curves", "randomised"]
 #: How finely an input is cut into blocks that come and go together.
 _BLOCKS = {2: 16, 3: 12}
 _STEPS, _RANDOM_ORDERS = 8, 2
-#: Ranks of a map of the trained network and of one that learned nothing agree less than this.
-_ALIKE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +45,11 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike two maps are once `layers` layers, counted from the answer, have forgotten."""
+    """How alike two maps are once `layers` layers, counted from the answer, have forgotten; signs count."""
 
     layers: int
     rank_correlation: float
     ssim: float
-
-    @property
-    def alike(self) -> bool:
-        """Whether the map hardly noticed."""
-        return self.rank_correlation > _ALIKE
 
 
 def curves(
@@ -137,7 +130,7 @@ def randomised(
 
     `explain` makes the map ``[x, y(, z)]`` of a network. The network itself is left as it is.
     """
-    first = _positive(explain(network))
+    first = _numbers(explain(network))
     forgetting = copy.deepcopy(network)
     names = [layer.name for layer in trace(forgetting, inputs)[0]]
     modules = dict(forgetting.named_modules())
@@ -148,10 +141,12 @@ def randomised(
         torch.manual_seed(0)
         for stage in range(1, stages + 1):
             upto = max(1, round(len(learned) * (stage / stages) ** 2))  # the last layers one by one, the first in heaps
+            if upto == done:
+                continue
             for layer in learned[done:upto]:
                 _forget(layer)
-            done = max(done, upto)
-            found.append(_similarity(done, first, _positive(explain(forgetting))))
+            done = upto
+            found.append(_similarity(done, first, _numbers(explain(forgetting))))
     return tuple(found)
 
 
@@ -166,15 +161,15 @@ def _forget(layer: torch.nn.Module) -> None:
         torch.nn.init.normal_(parameter, float(parameter.mean()), spread)
 
 
-def _positive(values: torch.Tensor) -> NDArray[np.float64]:
-    return values.detach().abs().cpu().double().numpy()
+def _numbers(values: torch.Tensor) -> NDArray[np.float64]:
+    return values.detach().cpu().double().numpy()
 
 
 def _similarity(layers: int, one: NDArray[np.float64], other: NDArray[np.float64]) -> Similarity:
     ranks = [rankdata(values) for values in (one, other)]
     constant = any(np.ptp(values) == 0 for values in ranks)
     correlation = 0.0 if constant else float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    scaled = [values / max(values.max(), 1e-30) for values in (one, other)]
+    scaled = [values / max(np.abs(values).max(), 1e-30) for values in (one, other)]
     window = min(7, *(size - (size + 1) % 2 for size in one.shape))
     compare: Any = structural_similarity
     alike = float(compare(*scaled, data_range=1.0, win_size=window)) if window >= 3 else correlation

@@ -13,10 +13,12 @@ from imaging_ai.core.finding import Code, Finding, ParametricMap
 from imaging_ai.core.volume import Volume
 from imaging_ai.explain.pictures import explained_slices
 
-__all__ = ["TRUSTED_MARGIN", "described", "heaviest", "legend"]
+__all__ = ["TRUSTED_MARGIN", "UNTRAINED_MOST", "described", "heaviest", "legend"]
 
 #: What a map must gain over chance, in probability, before it counts as one of what the network uses.
 TRUSTED_MARGIN = 0.02
+#: How alike the map may be to that of a network that has forgotten everything, by the correlation of ranks.
+UNTRAINED_MOST = 0.5
 _MOST_SLICES, _MOST_PICTURES = 5, 3
 _NO_UNIT = Code("1", "UCUM", "no units")
 _CAM = Code("130403", "DCM", "Gradient-weighted class activation")
@@ -51,7 +53,7 @@ def described(
     quantity, name, paper, short = _METHODS[method]
     most = float(np.abs(values).max(initial=0)) or 1.0
     limits = (-1.0 if values.min(initial=0) < 0 else 0.0, 1.0)
-    trusted = checks["margin"] > TRUSTED_MARGIN if "margin" in checks else None
+    trusted = _faithful(checks) and _learned(checks) if "margin" in checks or "untrained" in checks else None
     told = "; ".join(f"{key} {value}" for key, value in parameters.items())
     mapped = ParametricMap(
         name=f"{short} {number}",
@@ -77,15 +79,22 @@ def legend(checks: Mapping[str, float]) -> list[str]:
     """Say in a few lines what was checked."""
     lines = []
     if "margin" in checks:
-        verdict = (
-            "it marks what the network uses"
-            if checks["margin"] > TRUSTED_MARGIN
-            else "no better than chance: do not rely on it"
-        )
+        verdict = "it marks what the network uses" if _faithful(checks) else "no better than chance: do not rely on it"
         lines.append(
             f"Insertion {checks['insertion']:.2f} (chance {checks['insertion by chance']:.2f}), deletion "
             f"{checks['deletion']:.2f} (chance {checks['deletion by chance']:.2f}): {verdict}."
         )
     if "completeness error" in checks:
         lines.append(f"Completeness error {checks['completeness error']:.1%}.")
+    if "untrained" in checks:
+        verdict = "it shows what was learned" if _learned(checks) else "it shows the image more than what was learned"
+        lines.append(f"Correlation with the map of an untrained network {checks['untrained']:.2f}: {verdict}.")
     return lines or ["Not checked."]
+
+
+def _faithful(checks: Mapping[str, float]) -> bool:
+    return checks.get("margin", 1.0) > TRUSTED_MARGIN
+
+
+def _learned(checks: Mapping[str, float]) -> bool:
+    return abs(checks.get("untrained", 0.0)) < UNTRAINED_MOST
