@@ -31,6 +31,8 @@ _MILLIMETRE = 1e-3  # positions closer than a micrometre are the same
 _UNDEFINED = 0xFFFFFFFF
 _HEADER = struct.Struct("<HH2sHI")
 _POSITION = "ImagePositionPatient"
+#: What says of a frame where it lies: Derivation Image and Plane Position Sequence.
+_PLACE = (0x00089124, 0x00209113)
 
 
 def check_grid(ds: Dataset, volume: Volume) -> None:
@@ -88,12 +90,20 @@ def read_frames(data: bytes | memoryview, start: int) -> tuple[list[Item], int]:
 
 
 def on_planes(frames: list[Item], volume: Volume) -> Iterator[tuple[str, Item, int]]:
-    """Yield each frame with its path and the slice that it lies on, which is that of the source it names."""
+    """Yield each frame with its path and the slice that it lies on, which is that of the source it names.
+
+    What is written alike was read once (`read_items`), and is looked at once.
+    """
     slices = {(s.sop_class_uid, s.sop_instance_uid, s.frame_number): k for k, s in enumerate(volume.sources)}
     headers = {str(header.SOPInstanceUID): header for header in volume.headers}
     positions: dict[int, tuple[float, ...]] = {}
+    placed: dict[tuple[int, ...], int] = {}
     for index, frame in enumerate(frames, 1):
         path = f"PerFrameFunctionalGroupsSequence[{index}]."
+        alike = tuple(id(frame.get(tag, ("", b""))[1]) for tag in _PLACE)
+        if alike in placed:
+            yield path, frame, placed[alike]
+            continue
         k = slices.get(_source(frame, path), -1)
         require(k >= 0, f"{path}SourceImageSequence", "is no frame of the source")
         if k not in positions:
@@ -103,6 +113,7 @@ def on_planes(frames: list[Item], volume: Volume) -> Iterator[tuple[str, Item, i
         here = tuple(map(float, value(only(frame, 0x00209113, path), 0x00200032, b"DS", path).split(b"\\")))
         near = len(here) == 3 and all(abs(a - b) < _MILLIMETRE for a, b in zip(here, positions[k], strict=True))
         require(near, f"{path}ImagePositionPatient", "differs from the source")
+        placed[alike] = k
         yield path, frame, k
 
 
