@@ -37,7 +37,7 @@ SETTINGS = """
 [[rules]]
 name = "PET"
 when = { Modality = "PT" }
-run = ["fdg-pet-lesion"]
+run = ["fdg-pet-lesion", "fdg-pet-slice"]
 send = []
 """
 
@@ -73,10 +73,10 @@ def study(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Iterator
     with Server(tmp_path_factory.mktemp("viewer") / "server", SETTINGS, environment) as server:
         server.serve()
         push(server.dicom_port, *files)
-        (job,) = server.wait_jobs(1)
-        one = Study(server, job.study_instance_uid, source)
+        jobs = server.wait_jobs(2)
+        one = Study(server, jobs[0].study_instance_uid, source)
         archive = Archive(server.database, FolderStore(server.folder / "data" / "objects"))
-        for instance in archive.results(job.id):
+        for instance in (instance for job in jobs for instance in archive.results(job.id)):
             ds = pydicom.dcmread(io.BytesIO(archive.read(instance)))
             one.results.setdefault(str(ds.SeriesDescription), []).append(ds)
         yield one
@@ -223,7 +223,7 @@ def walk(item: pydicom.Dataset) -> Iterator[pydicom.Dataset]:
 
 
 def test_a_report_of_volumes_is_read_as_text(ohif: Ohif, study: Study) -> None:
-    report = study.result(" SR")
+    report = study.result("lesion 0.1.0 SR")
     ohif.open(study.uid)
     ohif.show(report.SeriesDescription)
     ohif.viewport.get_by_text("Imaging Measurement Report").wait_for()
@@ -236,6 +236,20 @@ def test_a_report_of_volumes_is_read_as_text(ohif: Ohif, study: Study) -> None:
         )
         assert float(said) == pytest.approx(value), name
         assert unit in text
+
+
+def test_what_a_classifier_says_is_read_as_text(ohif: Ohif, study: Study) -> None:
+    report = study.result("slice 0.1.0 SR")
+    ohif.open(study.uid)
+    ohif.show(report.SeriesDescription)
+    ohif.viewport.get_by_text("Imaging Measurement Report").wait_for()
+    text = ohif.viewport.inner_text()
+    (series, ((_, chance, _),)), *slices = measurements(report)
+    assert slices, "the tumour is in some"
+    assert f"Tracking Identifier: {series}" in text
+    assert text.count("Presence of property: Present") == 1 + len(slices)
+    said = [float(value) for value in re.findall(r"Probability: (\S+) ", text)]
+    assert said == pytest.approx([chance, *(rows[0][1] for _, rows in slices)])
 
 
 def test_the_parametric_map_is_drawn_on_its_voxels(ohif: Ohif, study: Study) -> None:
