@@ -94,9 +94,11 @@ class SeriesRow(SQLModel, table=True):
         ),
         Index("series_order", "study_sort_key"),
         Index("series_of_modality", "modality", "study_sort_key", "study_id"),
+        # all that the matches of a search tell of the series of a study
+        Index("ix_series_study_id", "study_id", "modality", "instance_count", "timezone_offset_from_utc"),
     )
     id: int | None = _key()
-    study_id: int = Field(foreign_key="study.id", index=True)
+    study_id: int = Field(foreign_key="study.id")
     study_sort_key: int | None = Field(default=None, sa_column=Column(BigInteger(), nullable=True))  # of its study
     series_instance_uid: str = Field(max_length=64, index=True)
     modality: str = ""

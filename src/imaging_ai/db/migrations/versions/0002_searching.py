@@ -13,6 +13,7 @@ branch_labels = None
 depends_on = None
 
 _AT_ONCE = 1_000
+_TOLD_OF_SERIES = ("modality", "instance_count", "timezone_offset_from_utc")
 
 
 def upgrade() -> None:
@@ -29,6 +30,8 @@ def upgrade() -> None:
     op.create_index("study_of_patient", "study", ["patient_id", "issuer_of_patient_id", "sort_key"])
     op.create_index("series_order", "series", ["study_sort_key"])
     op.create_index("series_of_modality", "series", ["modality", "study_sort_key", "study_id"])
+    op.drop_index("ix_series_study_id", "series")
+    op.create_index("ix_series_study_id", "series", ["study_id", *_TOLD_OF_SERIES])
     text_index.create(op.get_bind())
 
 
@@ -56,6 +59,8 @@ _COLUMNS += ("sort_key", "patient_name_key", "referring_physician_name_key")
 
 def downgrade() -> None:
     text_index.drop(op.get_bind())
+    op.drop_index("ix_series_study_id", "series")
+    op.create_index("ix_series_study_id", "series", ["study_id"])
     op.drop_index("series_of_modality", "series")
     op.drop_index("series_order", "series")
     op.drop_index("study_of_patient", "study")
