@@ -144,11 +144,24 @@ def test_a_model_says_which_objects_it_wants(tmp_path: Path) -> None:
     assert (outputs.kinds, outputs.lines) == (("SR", "PM", "SC", "KO"), True)
 
 
+TWO_SEGMENTS = "[[segments]]\nvalue = 1\nlabel = 'a'\n[[segments]]\nvalue = 2\nlabel = 'b'\n"
+
+
+def test_the_type_of_a_segmentation_says_whether_a_probability_is_needed(tmp_path: Path) -> None:
+    assert not read_model(tmp_path).outputs.probability
+    for segmentation, needed in (("binary", False), ("labelmap", False), ("fractional", True)):
+        (tmp_path / "dicom.toml").write_text(f'[outputs]\nsegmentation = "{segmentation}"\n')
+        outputs = read_model(tmp_path).outputs
+        assert (outputs.segmentation, outputs.probability) == (segmentation, needed)
+
+
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
         ('[outputs]\nkinds = ["SEG", "PM"]', "SR is missing"),
         ('[outputs]\nkinds = ["SEG", "SR", "RTSTRUCT"]', "RTSTRUCT"),
+        ('[outputs]\nsegmentation = "runs"', "runs"),
+        (f'{TWO_SEGMENTS}[outputs]\nsegmentation = "fractional"', "fractional is for models of one segment"),
     ],
 )
 def test_objects_that_are_not_made_are_refused(tmp_path: Path, toml: str, message: str) -> None:
