@@ -16,7 +16,7 @@ from imaging_ai.explain.pictures import explained_slices
 __all__ = ["TRUSTED_MARGIN", "UNTRAINED_MOST", "described", "heaviest", "legend"]
 
 #: What a map must gain over chance, in probability, before it counts as one of what the network uses.
-TRUSTED_MARGIN = 0.02
+TRUSTED_MARGIN = 0.05
 #: How alike the map may be to that of a network that has forgotten everything, by the correlation of ranks.
 UNTRAINED_MOST = 0.5
 _MOST_SLICES, _MOST_PICTURES = 5, 3
