@@ -42,8 +42,8 @@ def window_of(volume: Volume) -> Window:
     return float(low), float(high)
 
 
-def panel(volume: Volume, plane: Plane, window: Window, side: int) -> Pixels:
-    """Draw a plane whose longer side is `side` pixels; RGB."""
+def panel(volume: Volume, plane: Plane, window: Window, side: int, longest: float | None = None) -> Pixels:
+    """Draw a plane, RGB: `side` pixels for its own longer side, or for `longest` millimetres."""
     low, high = window
     values = plane.of(volume.voxels)
     values = values if values.ndim == 2 else values.mean(axis=-1)
@@ -51,7 +51,7 @@ def panel(volume: Volume, plane: Plane, window: Window, side: int) -> Pixels:
     if volume.modality in {"PT", "NM"}:
         shades = 1 - shades
     height, width = plane.extent(volume.grid)
-    scale = side / max(height, width)
+    scale = side / (longest or max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     grey = Image.fromarray((shades * 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
     return np.asarray(grey.convert("RGB"))

@@ -76,10 +76,11 @@ def _page(
     columns: int = 0,
     rows: int = 1,
 ) -> _Pixels:
-    """Draw several planes, each with outlines and map, the bar at the end."""
+    """Draw several planes of one scale, each with outlines and map, the bar at the end."""
     panels = []
+    longest = max(max(plane.extent(volume.grid)) for plane in planes)
     for plane in planes:
-        pixels = panel(volume, plane, window, side)
+        pixels = panel(volume, plane, window, side, longest)
         if shown.heat is not None:
             pixels = heated(pixels, plane.of(shown.heat.values), shown.heat.limits)
         pixels = _with_layers(pixels, shown.layers, plane, 0.0 if shown.heat else _FILL)

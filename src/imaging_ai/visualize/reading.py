@@ -30,6 +30,8 @@ CLASSES = (SegmentationStorage, _LABEL_MAP, ParametricMapStorage)
 
 _PROBABILITIES = ("110854", "110860")  # Probabilistic Segmentation, as a quantity
 _NEAR = 0.1  # of a voxel
+#: What pydicom and we raise over a result that lacks what its class has, or whose pixels are damaged.
+_STUMBLES = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +70,15 @@ def place(results: Sequence[Dataset], volume: Volume) -> Shown:
     Raises
     ------
     InputError
-        If one of them is of another class or lies elsewhere.
+        If one of them is of another class, lies elsewhere, or cannot be read.
     """
+    try:
+        return _place(results, volume)
+    except _STUMBLES as error:
+        raise InputError(f"the result cannot be read: {type(error).__name__}: {error}"[:300]) from error
+
+
+def _place(results: Sequence[Dataset], volume: Volume) -> Shown:
     layers: list[Layer] = []
     heat: Heat | None = None
     for ds in results:

@@ -92,3 +92,10 @@ def test_without_segments_the_middle_is_shown() -> None:
 def test_a_flat_image_is_no_division_by_zero() -> None:
     flat = read_volume(phantoms.series(np.full((4, 8, 8), 7, np.float32)))
     assert len(picture(flat)) > SIDE
+
+
+def test_the_three_planes_have_one_scale() -> None:
+    wide = volume(spacing=(2.0, 1.0, 1.0))  # 20 mm high
+    axial, coronal, _ = panels(picture(wide), WIDTHS)
+    assert axial[5:-5, 20].max() > 20
+    assert coronal[:200].max() > 200 and coronal[210:].max() < 50, "half as high as the axial one"

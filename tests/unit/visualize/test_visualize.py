@@ -181,6 +181,9 @@ def _turned(ds: Dataset) -> None:
         (lambda ds: setattr(ds, "FrameOfReferenceUID", "1.2.3"), "another frame of reference"),
         (lambda ds: setattr(ds, "Rows", 20), "20 x 40 pixels"),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:10]), "less pixel data"),
+        (lambda ds: delattr(ds, "PerFrameFunctionalGroupsSequence"), "PerFrameFunctionalGroupsSequence"),
+        (lambda ds: ds.PerFrameFunctionalGroupsSequence.pop(), "cannot be read"),
+        (lambda ds: setattr(ds.SegmentSequence[0], "RecommendedDisplayCIELabValue", [1]), "cannot be read"),
     ],
 )
 def test_a_result_that_lies_elsewhere_is_refused(
