@@ -36,7 +36,7 @@ _RULES = """
 [[rules]]
 name = "FDG-PET"
 when = { Modality = "PT", instances = ">= 16" }
-run = ["fdg-pet-lesion"]
+run = ["fdg-pet-lesion", "fdg-pet-slice"]
 send = []
 """
 

@@ -49,6 +49,8 @@ def save(folder: Path, objects: Sequence[tuple[StoredInstance, bytes]], source: 
         files.append((kind, str(ds.SeriesDescription), path))
         if kind == "SR":
             for label, rows in () if _is_of_lines(ds) else measurements(ds):
+                if ", image " in label:
+                    continue  # what is said of single slices stays in the report
                 sentences.append(f"{label}: " + ", ".join(f"{name} {value:.4g} {unit}" for name, value, unit in rows))
                 volumes += [_millilitres(value, unit) for name, value, unit in rows if name == "Volume"]
         if kind == "SEG":
