@@ -168,6 +168,10 @@ class LoadedModel:
                     f"{self.entry.name} does not read this series: its images have no place in the patient, and a "
                     "result could not be laid onto them; only classifiers of single images read such series",
                 )
+            if volume.grid.slices == 1 and not self.reads_planes:
+                raise SeriesRefused(
+                    "too-few-slices", f"{self.entry.name} does not read this series: one slice is no volume"
+                )
             check_limits(volume, self.entry)
         return named
 

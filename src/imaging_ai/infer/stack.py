@@ -25,6 +25,8 @@ _UNEVEN = 0.05
 _SAME_DIRECTION = 1e-3
 #: Strays of another orientation or size are left out when there are no more than this part of the series.
 _STRAYS = 0.1
+#: More different planes than this are no stack with a few strays, but slices around an axis or a heap.
+_STACKS = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,10 @@ def _leave_out_strays(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
                 break
         else:
             groups.append([frame])
+            if len(groups) > _STACKS:
+                raise SeriesRefused(
+                    "mixed-orientations", f"the {len(kept)} frames lie in more than {_STACKS} directions or sizes"
+                )
     main = max(groups, key=len)
     strays = [frame for group in groups if group is not main for frame in group]
     if len(strays) > _STRAYS * len(kept):

@@ -33,6 +33,8 @@ __all__ = ["parse_instance", "read_headers", "read_volume"]
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Instances without geometry are left out when they are no more than this part of the series.
 _UNPLACED = 0.1
+#: The extended scale of CT numbers ends below this.
+_HIGHEST_CT = 32767
 
 
 def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Volume:
@@ -56,6 +58,8 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
         frame_of_reference_uid = _frame_of_reference(used)
         unit, factor, note = unit_and_factor(used)
         voxels = _fill(stack, pixels, pool)
+    modality = str(used[0].get("Modality") or "")
+    _require_plausible(voxels, modality)
     if factor != 1.0:
         voxels *= np.float32(factor)
     notes = [*stack.notes, note]
@@ -69,7 +73,7 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
         grid=Grid(slices, rows, columns, stack.affine, frame_of_reference_uid),
         sources=tuple(_source(frame) for frame in stack.frames),
         headers=tuple(_header(ds) for ds in used),
-        modality=str(used[0].get("Modality") or ""),
+        modality=modality,
         unit=unit,
         notes=tuple(note for note in notes if note),
         located=located,
@@ -143,6 +147,17 @@ def _require_one(images: Sequence[Dataset], keyword: str, reason: str) -> str:
     if len(values) > 1:
         raise SeriesRefused(reason, f"the instances have {len(values)} different values of {keyword}")
     return values.pop()
+
+
+def _require_plausible(voxels: NDArray[np.float32], modality: str) -> None:
+    """Refuse a CT whose numbers no CT can have: air at 64512 is -1024, written signed and declared unsigned."""
+    highest = float(voxels.max(initial=0))
+    if modality == "CT" and highest > _HIGHEST_CT:
+        raise SeriesRefused(
+            "implausible-values",
+            f"its CT numbers reach {highest:.0f}: signed pixels that are declared unsigned (Pixel Representation), or "
+            "a wrong Rescale Intercept; have the series written anew",
+        )
 
 
 def _frame_of_reference(used: Sequence[Dataset]) -> str:
