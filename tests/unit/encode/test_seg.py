@@ -266,3 +266,19 @@ def test_an_instance_is_not_made_that_would_be_longer_than_any_can_be() -> None:
     )
     with pytest.raises(ResultInvalid, match="4 GB"):
         encode_seg(encoded.phantom_volume(), [replace(one, region=everywhere[0])] * 9, provenance, "labelmap")
+
+
+@pytest.mark.parametrize("segmentation", ["binary", "labelmap", "fractional"])
+@pytest.mark.parametrize("columns", [16, 9], ids=["whole bytes", "bits"])
+def test_a_segment_in_two_parts_leaves_out_the_planes_between_them(segmentation: str, columns: int) -> None:
+    shape = (9, 10, columns)
+    volume = encoded.phantom_volume(shape)
+    (one,) = encoded.findings(shape, found=1, absent=0)
+    mask = np.zeros(shape, np.bool_)
+    mask[1, 2:4, 3:6], mask[6:8, 5:9, 1:8] = True, True
+    some = [replace(one, region=Region.of(mask))]
+    chances = np.ones(shape, np.float32)
+    obj = encoded.encode(volume, some, segmentation=segmentation, probability=chances)["SEG"]
+    check(obj, volume)
+    assert encoded.read(obj).NumberOfFrames == 3
+    assert np.array_equal(masks_of(obj, volume)[..., 0] > 0, mask)
