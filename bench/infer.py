@@ -1,6 +1,6 @@
 """DICOM in, result out: imaging-ai against MONAI's own bundle workflow, in one run: `python bench/infer.py`.
 
-    python bench/infer.py [--series FOLDER] [--device cuda] [--rounds 3]
+    python bench/infer.py [--series FOLDER] [--device cuda] [--rounds 3]        (needs pytorch-ignite)
 
 Both run the same bundle (the configuration of the zoo's spleen_ct_segmentation) on the same CT of 512 x 512 x 112,
 each in a process of its own with the model loaded, one after the other, `--rounds` times after a first one that does
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import statistics
 import sys
@@ -31,7 +30,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parent))
 
 import infer_data
+from imaging_ai.analysis import analyse
+from imaging_ai.catalog import read_model
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.device import choose_device
 from imaging_ai.infer.volume import read_volume
+from infer_roofline import roofline
 
 Run = Callable[[], dict[str, float]]
 
@@ -104,11 +108,6 @@ def monai_workflow(folder: Path, device: str) -> tuple[Run, Callable[[], NDArray
 
 def imaging_ai(folder: Path, device: str) -> tuple[Run, Callable[[], NDArray[np.bool_]]]:
     """Prepare our own way from files to objects."""
-    from imaging_ai.analysis import analyse
-    from imaging_ai.catalog import read_model
-    from imaging_ai.infer.bundle import load_bundle
-    from imaging_ai.infer.device import choose_device
-
     model = load_bundle(read_model(folder / "bundle"), choose_device(device))
     files = sorted((folder / "dicom").iterdir())
     last: list[NDArray[np.bool_]] = []
@@ -131,10 +130,11 @@ def imaging_ai(folder: Path, device: str) -> tuple[Run, Callable[[], NDArray[np.
 SIDES = {"monai": monai_workflow, "imaging_ai": imaging_ai}
 
 
-def serve(side: str, folder: Path, device: str, answers: Connection[Any, Any]) -> None:
+def serve(side: str, folder: Path, device: str, threads: int, answers: Connection[Any, Any]) -> None:
     """Run one side whenever asked, until told to stop; the last answer is the mask."""
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     run, mask = SIDES[side](folder, device)
+    if threads:
+        torch.set_num_threads(threads)
     answers.send("ready")
     while answers.recv() == "run":
         start, busy = time.perf_counter(), time.process_time()
@@ -150,13 +150,13 @@ def serve(side: str, folder: Path, device: str, answers: Connection[Any, Any]) -
     answers.send("saved")
 
 
-def compare(folder: Path, device: str, rounds: int) -> dict[str, Any]:
+def compare(folder: Path, device: str, threads: int, rounds: int) -> dict[str, Any]:
     """Let both run in turn."""
     processes = multiprocessing.get_context("spawn")
     sides: dict[str, tuple[Any, Connection[Any, Any]]] = {}
     for side in SIDES:
         ours, theirs = processes.Pipe()
-        process = processes.Process(target=serve, args=(side, folder, device, theirs), daemon=True)
+        process = processes.Process(target=serve, args=(side, folder, device, threads, theirs), daemon=True)
         process.start()
         theirs.close()  # so that one that dies is heard
         sides[side] = (process, ours)
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--slices", type=int, default=112, help="of the phantom, 3 mm apart")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=0, help="of each side on the CPU; 0: as each chooses")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--train", type=float, default=90.0, help="seconds, once; the weights are kept")
     options = parser.parse_args()
@@ -217,7 +218,11 @@ def main() -> None:
         infer_data.write_bundle(folder / "bundle", volume, seconds=options.train, device=options.device)
         print(f"{voxels.shape} at {tuple(round(step, 3) for step in spacing)} mm on {options.device}", flush=True)
         del volume, voxels
-        print(json.dumps(compare(folder, options.device, options.rounds)))
+        found = compare(folder, options.device, options.threads, options.rounds)
+        model = load_bundle(read_model(folder / "bundle"), choose_device(options.device, threads=options.threads))
+        windows = torch.rand(16 if options.device == "cuda" else 4, 1, *[infer_data.WINDOW] * 3, device=model.device)
+        found["network"] = {name: round(figure, 3) for name, figure in roofline(model.network, windows).items()}
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -34,4 +34,6 @@ def choose_device(wanted: str = "auto", *, threads: int = 0) -> torch.device:
         raise ConfigError(f"device {wanted!r}: this machine has {torch.cuda.device_count()} GPUs; use cpu or auto")
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {wanted!r} is not supported; use cpu, cuda, cuda:N or auto")
+    if device.type == "cuda":  # the same kernels every time, so that the same image gives the same bytes
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return device

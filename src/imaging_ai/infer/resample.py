@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from imaging_ai.infer.taps import Taps
 
-__all__ = ["Back", "SeparableResample", "axes_between", "resampling_by_axes", "way_back"]
+__all__ = ["Back", "SeparableResample", "axes_between", "largest_channel", "resampling_by_axes", "way_back"]
 
 #: Axes are parallel when no voxel is read farther than this from where it should be, in voxels.
 _STRAIGHT = 1e-3
@@ -115,11 +115,13 @@ class SeparableResample(SpatialResample):
 
 
 def _by_axes(values: torch.Tensor, axes: Sequence[Taps]) -> torch.Tensor:
-    """Resample ``[channel, ...]`` along each axis, those first that make it smaller."""
-    order = sorted(range(len(axes)), key=lambda axis: len(axes[axis]) / axes[axis].size)
+    """Resample ``[channel, ...]`` along each axis: first those that make it smaller, and whose voxels lie far apart."""
+    stored = sorted(range(values.ndim), key=lambda axis: values.stride()[axis], reverse=True)
+    values = values.permute(stored)
+    order = sorted(range(len(axes)), key=lambda axis: (len(axes[axis]) / axes[axis].size, stored.index(axis + 1)))
     for axis in order:
-        values = axes[axis].of(values, axis + 1)
-    return values.contiguous()
+        values = axes[axis].of(values, stored.index(axis + 1))
+    return values.permute([stored.index(axis) for axis in range(values.ndim)]).contiguous()
 
 
 def _unchanged(axes: Sequence[Taps]) -> bool:
@@ -169,7 +171,7 @@ class Back:
         So only the box of a slice that holds another one is interpolated.
         """
         turned = self.turned(values)
-        largest = turned.argmax(0)
+        largest = largest_channel(turned)
         columns, rows, slices = self.axes
         right, left = columns.matrix(values.device).T, rows.matrix(values.device)
         found = torch.zeros(self.shape, dtype=torch.uint8 if len(values) < 256 else torch.int32, device=values.device)
@@ -186,7 +188,7 @@ class Back:
             outer = _read_by(rows, inner[0]), _read_by(columns, inner[1])
             plane = _between(turned[:, :, inner[0], inner[1]], slices, k)
             wide = left[outer[0], inner[0]] @ plane @ right[inner[1], outer[1]]
-            found[k, outer[0], outer[1]] = wide.argmax(0).to(found.dtype)
+            found[k, outer[0], outer[1]] = largest_channel(wide).to(found.dtype)
         self._blank_outside(found)
         return found
 
@@ -196,6 +198,11 @@ class Back:
             empty = np.flatnonzero((taps.below == 0) & (taps.above == 0))
             if len(empty):
                 found.index_fill_(axis, torch.from_numpy(empty).to(found.device), 0)
+
+
+def largest_channel(values: torch.Tensor) -> torch.Tensor:
+    """Return the first index of the largest along the first axis: what `argmax` does ten times slower on a CPU."""
+    return values.max(0).indices
 
 
 def _between(turned: torch.Tensor, slices: Taps, k: int) -> torch.Tensor:

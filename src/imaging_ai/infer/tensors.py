@@ -42,7 +42,7 @@ _ROUNDING = 1e-3
 def image_tensor(volume: Volume) -> MetaTensor:
     """Return ``[x, y, z]`` (or ``[x, y, z, colour]``) as MONAI's image readers would have loaded it."""
     axes = (2, 1, 0, 3)[: volume.voxels.ndim]
-    tensor = torch.from_numpy(np.ascontiguousarray(volume.voxels.transpose(axes)))
+    tensor = torch.from_numpy(volume.voxels).clone().permute(axes)  # the voxels stay where they are in memory
     return _meta_tensor(tensor, torch.from_numpy(_LPS_TO_RAS @ volume.grid.affine), color=volume.voxels.ndim == 4)
 
 

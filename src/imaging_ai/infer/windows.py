@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.engine import fast_precision, in_precision
+from imaging_ai.infer.resample import largest_channel
 
 __all__ = ["Windows", "is_out_of_memory"]
 
@@ -33,6 +34,9 @@ _GPU_WINDOWS = 16
 _FEW = 8
 #: The part of a window's labels that must stay the same in less precision (Dice over all labels but the first).
 _SAME = 0.99
+
+#: Every how many voxels are looked at to find that window.
+_COARSE = 4
 
 Progress = Callable[[float], None]
 
@@ -173,7 +177,7 @@ class Windows:
         grid = _Grid.of(self._inferer, image.shape[2:])
         if grid is None:
             return 0.0
-        where = grid.fullest(_decided(answer[0]))
+        where = grid.fullest(answer)
         window = grid.padded(image)[0][(slice(None), *where)][None]
         decided = []
         for kind in (precision, torch.float32):
@@ -224,16 +228,17 @@ class _Grid:
         inside = [slice(start, start + m) for start, m in zip(starts, self.shape, strict=True)]
         return answer[0][(slice(None), *inside)][None]
 
-    def fullest(self, labels: torch.Tensor) -> tuple[slice, ...]:
-        """Return the window with the most voxels that are not 0 in ``[x, y(, z)]``."""
+    def fullest(self, answer: torch.Tensor) -> tuple[slice, ...]:
+        """Return the window with the most voxels that are not background in ``[1, channel, x, y(, z)]``."""
+        coarse = _decided(answer[0][(slice(None), *[slice(None, None, _COARSE)] * len(self.shape))])
         starts = [(n - m) // 2 for n, m in zip(self.size, self.shape, strict=True)]
 
         def full(window: tuple[slice, ...]) -> int:
             inside = [
-                slice(max(0, part.start - start), max(0, part.stop - start))
+                slice(max(0, part.start - start) // _COARSE, max(0, part.stop - start) // _COARSE)
                 for part, start in zip(window, starts, strict=True)
             ]
-            return int(torch.count_nonzero(labels[tuple(inside)]))
+            return int(torch.count_nonzero(coarse[tuple(inside)]))
 
         return max(self.windows, key=full)
 
@@ -295,7 +300,7 @@ def _laid_out(windows: torch.Tensor) -> torch.Tensor:
 
 def _decided(answer: torch.Tensor) -> torch.Tensor:
     """Return which channel of ``[channel, x, y(, z)]`` is the largest; of a lone one, where it is positive."""
-    return answer.argmax(0) if len(answer) > 1 else (answer[0] > 0).to(torch.int64)
+    return largest_channel(answer) if len(answer) > 1 else (answer[0] > 0).to(torch.int64)
 
 
 def _first(answer: Any) -> torch.Tensor:
