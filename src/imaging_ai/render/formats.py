@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from io import BytesIO
 from typing import Any
 
-import imagecodecs
 from PIL import Image
 
+from imaging_ai.render.jpeg import encode_jpeg
 from imaging_ai.render.wish import Picture
 
 __all__ = ["FORMATS", "encode", "encode_moving"]
@@ -20,12 +21,23 @@ _GIF = "image/gif"
 FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", _GIF: "GIF", "image/jp2": "JPEG2000"}
 
 
-def encode(picture: Picture, media_type: str, *, quality: int | None = None, icc_profile: bytes = b"") -> bytes:
-    """Return a picture as a file of `media_type`; `quality` counts for JPEG, and for JPEG 2000, else lossless."""
+def encode(
+    picture: Picture,
+    media_type: str,
+    *,
+    quality: int | None = None,
+    icc_profile: bytes = b"",
+    threads: Executor | None = None,
+    at_once: int = 1,
+) -> bytes:
+    """Return a picture as a file of `media_type`; `quality` counts for JPEG, and for JPEG 2000, else lossless.
+
+    With `threads`, `at_once` parts of a JPEG are encoded at the same time.
+    """
     level = quality or DEFAULT_QUALITY
     whole_colours = level >= DEFAULT_QUALITY
     if media_type == "image/jpeg" and not icc_profile:  # other threads run meanwhile, as they cannot with Pillow
-        return bytes(imagecodecs.jpeg8_encode(picture, level, subsampling="444" if whole_colours else "420"))
+        return encode_jpeg(picture, level, "444" if whole_colours else "420", threads, at_once)
     options: dict[str, Any] = {"icc_profile": icc_profile} if icc_profile else {}
     if media_type == "image/jpeg":
         options |= {"quality": level, "subsampling": 0 if whole_colours else 2}

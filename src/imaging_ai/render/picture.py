@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from imaging_ai.archive.decoders import Image as ImagePixel
 from imaging_ai.errors import BadParameterError, InputError, NotAcceptable, NotFound, TooLarge
 from imaging_ai.render.annotation import annotate
 from imaging_ai.render.colour import has_supplemental_palette, labelmap_rgb, palette_rgb, rgb_of, supplemented
 from imaging_ai.render.elements import number, numbers, text
 from imaging_ai.render.grey import Grayscale, Rescale, Window
-from imaging_ai.render.source import Source
+from imaging_ai.render.source import Decoded, Source
 from imaging_ai.render.transformations import grayscale_of
 from imaging_ai.render.wish import MOST_PIXELS, Picture, Region, Viewport, Wish
 
@@ -66,19 +65,25 @@ def finished(levels: Picture, source: Source, frame_number: int, wish: Wish) -> 
     return picture
 
 
-def decoded(source: Source, frame_number: int) -> tuple[NDArray[Any], ImagePixel]:
-    """Return the stored values of a frame. Raises `NotFound`, `NotAcceptable`, `TooLarge`."""
+def decoded(source: Source, frame_number: int) -> Decoded:
+    """Return the stored values of a frame, read-only. Raises `NotFound`, `NotAcceptable`, `TooLarge`."""
+    return source.recall(frame_number, lambda: _decoded(source, frame_number))
+
+
+def _decoded(source: Source, frame_number: int) -> Decoded:
     frames = source.frames()
     if min(frames.image.rows, frames.image.columns, frames.image.samples) < 1:
         raise NotAcceptable("the instance cannot be rendered: it has no rows, columns or samples")
     if frames.image.rows * frames.image.columns > MOST_PIXELS:
         raise TooLarge(f"frames of more than {MOST_PIXELS} pixels are not rendered")
     try:
-        return frames.decode(frame_number), frames.image
+        frame = frames.decode(frame_number)
     except NotFound:
         raise
     except InputError as error:
         raise NotAcceptable(f"the instance cannot be rendered: {error.message}") from error
+    frame.setflags(write=False)
+    return frame, frames.image
 
 
 def _gray(

@@ -6,6 +6,7 @@ deflated transfer syntax, which has no ranges, is inflated whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imaging_ai.archive.codecs import Frames, described_frames
+from imaging_ai.archive.decoders import Image
 from imaging_ai.archive.document import (
     DEFLATED,
     EXPLICIT_BIG_ENDIAN,
@@ -27,10 +29,16 @@ from imaging_ai.archive.frames import Reader
 from imaging_ai.errors import InputError, NotAcceptable
 from imaging_ai.render.elements import Elements, element, inline, items, numbers, tag_of, text, values
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Decoded", "Recall", "Source", "open_source"]
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _MAX_BULK = 1 << 26
+
+
+Decoded = tuple[NDArray[Any], Image]
+
+#: Returns the decoded frame of a number: what was made before, or else what the function makes of it now.
+Recall = Callable[[int, Callable[[], Decoded]], Decoded]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Source:
     document: Document
     read: Reader
     inflated: bool = False  # in memory, whole
+    recall: Recall = lambda _number, make: make()
 
     @property
     def sop_class_uid(self) -> str:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -27,7 +28,7 @@ from imaging_ai.render.overlay import draw_over, is_laid_over, lies_on, made_of
 from imaging_ai.render.picture import draw, tile
 from imaging_ai.render.profiles import in_profile
 from imaging_ai.render.report import as_html, as_text
-from imaging_ai.render.source import Source, open_source
+from imaging_ai.render.source import Decoded, Source, open_source
 from imaging_ai.render.wish import Picture, Wish
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
@@ -38,6 +39,7 @@ __all__ = ["Rendering"]
 Result = TypeVar("Result")
 
 _KEPT_OPEN_BYTES = 8 << 20  # of the documents of instances
+_KEPT_FRAMES_BYTES = 128 << 20
 _KEPT_IMAGES_BYTES = 48 << 20
 _LARGE = 1 << 22
 _MOST_MOVING_PIXELS = 1 << 26
@@ -51,14 +53,20 @@ class Rendering:
     def __init__(self, parts: Parts) -> None:
         self.retriever = Retriever(parts.database, parts.archive.store, parts.describer)
         self._describer = parts.describer
-        self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 1, "rendering")
+        self._cores, self._busy = os.cpu_count() or 1, 0
+        self._threads = ThreadPoolExecutor(self._cores + 1, "rendering")
         self._large = threading.Lock()
         self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES, part=2)  # a thousand frames say a lot
+        self._frames = Recent[tuple[BlobRef, int], Decoded](_KEPT_FRAMES_BYTES)
         self._images = Recent[tuple[BlobRef, int, str, Wish], bytes](_KEPT_IMAGES_BYTES)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in a thread of its kind."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._busy += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._busy -= 1
 
     async def each(self, results: Iterator[Result]) -> AsyncIterator[Result]:
         """Give results one by one, each made in such a thread when it is wanted."""
@@ -92,9 +100,17 @@ class Rendering:
             source = open_source(
                 self.retriever.checked(stored, document()), partial(self.retriever.bytes_of, stored), stored.blob.length
             )
+            source = replace(source, recall=partial(self._recall, stored.blob))
             if not source.inflated:
                 self._sources.keep(stored.blob, source, len(source.document.json))
         return source
+
+    def _recall(self, blob: BlobRef, frame_number: int, make: Callable[[], Decoded]) -> Decoded:
+        """Decode a frame unless it is kept: who moves a window asks for the same ones again and again."""
+        if (kept := self._frames.get((blob, frame_number))) is None:
+            kept = make()
+            self._frames.keep((blob, frame_number), kept, kept[0].nbytes)
+        return kept
 
     async def image_soon(
         self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish
@@ -119,7 +135,14 @@ class Rendering:
         pixels = count(source.elements, "Rows") * count(source.elements, "Columns")
         with self._large if pixels > _LARGE else nullcontext():
             picture, profile = in_profile(self._drawn(stored, source, frame_number, wish), source, wish.icc_profile)
-            return encode(picture, media_type, quality=wish.quality, icc_profile=profile)
+            return encode(
+                picture,
+                media_type,
+                quality=wish.quality,
+                icc_profile=profile,
+                threads=self._threads,
+                at_once=self._cores - self._busy + 1,
+            )
 
     def _drawn(self, stored: StoredInstance, source: Source, frame_number: int, wish: Wish) -> Picture:
         """Render a frame, over its source image where it is one that is shown so and the image is here."""

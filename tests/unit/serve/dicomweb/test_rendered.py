@@ -347,6 +347,15 @@ def test_an_image_that_was_rendered_a_moment_ago_is_gone_with_its_instance(tmp_p
         assert web.get(path_of(CT[1]) + "/rendered").status_code == 200 and web.get(elsewhere).status_code == 404
 
 
+def test_a_window_that_moves_does_not_read_the_frame_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_web(tmp_path) as web:
+        web.keep(CT[0])
+        first = web.get(path_of(CT[0]) + "/rendered", window="40,80,linear")
+        monkeypatch.delattr(type(web.archive.store), "read")
+        moved = web.get(path_of(CT[0]) + "/rendered", window="40,400,linear")
+        assert moved.status_code == 200 and moved.content != first.content
+
+
 def test_wrong_methods_are_405(web: Web) -> None:
     answer = web.client.post(f"/dicom-web{path_of(CT[2])}/rendered")
     assert answer.status_code == 405 and "GET" in answer.headers["allow"]
