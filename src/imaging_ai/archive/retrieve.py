@@ -83,7 +83,7 @@ class Retriever:
         self._near = store if isinstance(store, NearStore) else None
         self._unchanged = Unchanged(database, _ONE_AT_ONCE, _listed) if self._near and database.is_sqlite else None
         self._lock = threading.Lock()
-        self._layouts: OrderedDict[tuple[int, BlobRef], Layout] = OrderedDict()
+        self._layouts: OrderedDict[tuple[int, str, int, int], Layout] = OrderedDict()
         self._weight = 0
 
     def listed(self, study: str, series: str | None = None, instance: str | None = None) -> tuple[Listed, ...]:
@@ -128,7 +128,7 @@ class Retriever:
         if listed is None or self._near is None:
             return None
         one = listed.instance
-        key = (listed.id, one.blob)
+        key = _key(listed)
         with self._lock:
             if (layout := self._layouts.get(key)) is None:
                 return None
@@ -143,7 +143,7 @@ class Retriever:
         NotFound
             If it has left the index meanwhile; `StorageUnavailable` if it has not, and its bytes are lost.
         """
-        key = (listed.id, listed.instance.blob)
+        key = _key(listed)
         with self._lock:
             if (known := self._layouts.get(key)) is not None:
                 self._layouts.move_to_end(key)
@@ -236,6 +236,12 @@ class Retriever:
 
 def _place(one: Listed) -> tuple[str, str]:
     return one.instance.study_instance_uid, one.instance.series_instance_uid
+
+
+def _key(listed: Listed) -> tuple[int, str, int, int]:
+    """Return what determines the layout of an instance, as something that is compared quickly."""
+    blob = listed.instance.blob
+    return listed.id, blob.key, blob.offset, blob.length
 
 
 def _listed(row: tuple[Any, ...]) -> Listed:

@@ -32,7 +32,8 @@ def actor(request: AnyRequest) -> str:
 
 def origin(request: AnyRequest) -> str:
     """Return the address the request came from."""
-    return request.client.host if request.client else ""
+    client = request.scope["client"]
+    return client[0] if client else ""
 
 
 class AccessLog:

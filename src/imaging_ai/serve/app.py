@@ -14,6 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.serve.ahead import answer_ahead
 from imaging_ai.serve.auth import token_check
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
@@ -48,7 +49,8 @@ def make_app(
     for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
     clients see it, where a proxy changes it.
     """
-    doors = [door(token_check(tokens) if tokens else host_check(frozenset(hosts)))]
+    check = token_check(tokens) if tokens else host_check(frozenset(hosts))
+    doors = [door(check)]
     api = Router(
         "/api",
         route_handlers=[jobs_router(database, ledger), studies_router(database)],
@@ -59,7 +61,7 @@ def make_app(
     routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, doors)]
     if viewer is not None:
         routers.append(viewer_router(viewer, doors))
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             health_router({"database": database.ping, **(checks or {})}),
             metrics_handler(database, doors if tokens else ()),
@@ -77,6 +79,8 @@ def make_app(
         ),
         logging_config=None,
     )
+    answer_ahead(app, check)
+    return app
 
 
 def _closed(dicomweb: Parts | None) -> list[Callable[[], None]]:

@@ -25,8 +25,10 @@ __all__ = [
     "OCTET_STREAM",
     "MediaType",
     "accepted",
+    "asked",
     "best_of",
     "choose",
+    "ranges_of",
 ]
 
 AnyRequest = Request[Any, Any, Any]
@@ -111,14 +113,17 @@ def accepted(request: AnyRequest) -> tuple[MediaType, ...]:
     InputError
         If it cannot be read.
     """
-    asked = request.query_params.getall("accept", [])
-    if not asked:
-        asked = request.headers.getall("accept", [])
-    return _ranges(",".join(asked))
+    return ranges_of(asked(request))
+
+
+def asked(request: AnyRequest) -> str:
+    """Return what a request says that it accepts."""
+    named = request.query_params.getall("accept", []) if request.scope["query_string"] else []
+    return ",".join(named or [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"accept"])
 
 
 @lru_cache(maxsize=256)  # clients say the same thing every time
-def _ranges(text: str) -> tuple[MediaType, ...]:
+def ranges_of(text: str) -> tuple[MediaType, ...]:
     if len(text) > _MOST_CHARACTERS:
         raise InputError(f"accept is longer than {_MOST_CHARACTERS} characters")
     ranges = [MediaType.parse(item) for item in _split(text, ",") if item.strip()]

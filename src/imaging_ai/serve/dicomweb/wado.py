@@ -75,14 +75,19 @@ class _Reader:
         Most frames are in memory, and are there sooner than a thread would wake.
         """
 
-        @get(f"{_INSTANCE}/frames/{{frames:str}}", opt=_READS)
+        def at_once(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp | None:
+            there = self._retriever.at_once(study, series, instance)
+            answer = there and answer_at_once(request, *there, frames)
+            if answer:
+                self._parts.accesses.note(request, "read-frames", "series", series)
+            return answer
+
+        @get(f"{_INSTANCE}/frames/{{frames:str}}", opt={**_READS, "at_once": at_once})
         async def retrieve_frames(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp:
+            if answer := at_once(request, study, series, instance, frames):
+                return answer
             numbers = frame_numbers(frames)
             place = uid(study, "study"), uid(series, "series"), uid(instance, "instance")
-            there = self._retriever.at_once(*place)
-            if there is not None and (answer := answer_at_once(request, *there, numbers)):
-                self._parts.accesses.note(request, "read-frames", "series", series)
-                return answer
             answered = await sync_to_thread(self._frames, request, place, numbers)
             return cast("ASGIApp", answered)  # litestar makes one of it
 

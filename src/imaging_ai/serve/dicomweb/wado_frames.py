@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 from litestar import Response
 from litestar.response import Stream
@@ -17,7 +18,7 @@ from imaging_ai.archive.layout import Layout
 from imaging_ai.archive.retrieve import Fill, Listed, Retriever
 from imaging_ai.archive.transcode import NATIVE, Source, frame, refusal
 from imaging_ai.errors import BadParameterError, NotAcceptable, NotDicom, NotFound
-from imaging_ai.serve.dicomweb.media import AnyRequest, accepted
+from imaging_ai.serve.dicomweb.media import AnyRequest, accepted, asked, ranges_of
 from imaging_ai.serve.dicomweb.wado_media import Form, frame_forms
 from imaging_ai.serve.dicomweb.wire import Part, Whole, filled, multipart, part_head, parts_end
 
@@ -81,16 +82,15 @@ def answer_frames(
     return _at_once([first, *map(read, numbers[1:])], form)
 
 
-def answer_at_once(request: AnyRequest, layout: Layout, fill: Fill, numbers: Sequence[int]) -> Whole | None:
+def answer_at_once(request: AnyRequest, layout: Layout, fill: Fill, number: str) -> Whole | None:
     """Answer with a frame whose bytes go out as they lie in memory; None leaves the rest to `answer_frames`."""
-    frames, stored = layout.frames, layout.transfer_syntax_uid
-    if len(numbers) != 1 or not 1 <= numbers[0] <= frames.count or frames.frame_bits % 8 or stored in _NOT_AS_THEY_LIE:
+    frames = layout.frames
+    is_one = number.isascii() and number.isdigit() and len(number) < 10 and 1 <= int(number) <= frames.count
+    form = _stored_form(asked(request), layout.transfer_syntax_uid)
+    if not is_one or form is None or frames.frame_bits % 8:
         return None
-    ranges = frames.ranges(numbers[0])
+    ranges = frames.ranges(int(number))
     if sum(size for _, size in ranges) > _AT_ONCE:
-        return None
-    form = next(frame_forms(accepted(request), stored), None)
-    if form is None or not _as_stored(stored, form.transfer_syntax):
         return None
     if not form.multipart:
         return _whole(filled(fill, ranges, b"", b""), content_type(form))
@@ -98,6 +98,13 @@ def answer_at_once(request: AnyRequest, layout: Layout, fill: Fill, numbers: Seq
     head, tail = part_head(boundary, content_type(form)), b"\r\n" + parts_end(boundary)
     body = filled(fill, ranges, head, tail)
     return _whole(body, _multipart_type(form, boundary))
+
+
+@lru_cache(maxsize=256)
+def _stored_form(asked: str, stored: str) -> Form | None:
+    """Return the form that is wanted most, if frames of a transfer syntax are given in it as they lie in the file."""
+    form = next(frame_forms(ranges_of(asked), stored), None)
+    return form if form and _as_stored(stored, form.transfer_syntax) and stored not in _NOT_AS_THEY_LIE else None
 
 
 def _whole(body: bytes | None, media_type: str) -> Whole | None:

@@ -1,0 +1,66 @@
+"""Answers that wait for nothing, given ahead of litestar.
+
+What litestar does for a request takes longer than reading a frame that is in memory. So a handler that may answer at
+once says in ``opt={"at_once": …}`` how, and is asked first. The same check stands before it as before the handler.
+Whatever is out of the ordinary goes to litestar as if nothing had been tried: what is refused, wrong or not in memory,
+other methods, queries, pages of other origins (CORS).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from litestar import Litestar, Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.routes import HTTPRoute
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from imaging_ai.serve.guards import Check
+
+__all__ = ["AtOnce", "answer_ahead"]
+
+#: Answers a request with the parameters of its path; None leaves it to the handler.
+AtOnce = Callable[..., ASGIApp | None]
+
+Lane = tuple[re.Pattern[str], HTTPRouteHandler, AtOnce]
+
+
+def answer_ahead(app: Litestar, check: Check) -> None:
+    """Ask handlers that may answer at once before litestar does anything; `check` is what stands before them all."""
+    lanes = [
+        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path_format)), handler, handler.opt["at_once"])
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if "at_once" in handler.opt
+    ]
+    if lanes:
+        app.asgi_handler = _ahead(app.asgi_handler, lanes, check)
+
+
+def _ahead(app: ASGIApp, lanes: list[Lane], check: Check) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        found = await _answer(scope, lanes, check) if _is_ordinary(scope) else None
+        await (found or app)(scope, receive, send)
+
+    return answer
+
+
+def _is_ordinary(scope: Any) -> bool:
+    if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"] or scope.get("root_path"):
+        return False
+    return all(name != b"origin" for name, _ in scope["headers"])
+
+
+async def _answer(scope: Scope, lanes: list[Lane], check: Check) -> ASGIApp | None:
+    for pattern, handler, at_once in lanes:
+        if (match := pattern.fullmatch(scope["path"])) is not None:
+            try:
+                request: Request[Any, Any, Any] = Request(scope)
+                await check(request, handler)
+                return at_once(request, **match.groupdict())
+            except Exception:  # noqa: BLE001 - an edge: litestar meets it again, and answers it
+                return None
+    return None

@@ -1,0 +1,167 @@
+"""What is answered ahead of litestar is answered to the same people, and leaves the same traces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from litestar import Litestar, get
+from litestar.testing import TestClient
+
+import phantoms
+from imaging_ai.core.permission import Role
+from imaging_ai.errors import BadParameterError
+from imaging_ai.serve import auth
+from imaging_ai.serve.ahead import answer_ahead
+from imaging_ai.serve.app import make_app
+from imaging_ai.serve.dicomweb.parts import Parts
+from imaging_ai.serve.dicomweb.wire import Whole
+from imaging_ai.serve.guards import host_check
+from imaging_ai.tokens import Tokens
+from shelf import OHIF, shelf, split
+
+only_linux = pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what is in memory")
+
+
+class Asked:
+    """An application of one handler that may answer at once, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.at_once: list[str] = []
+        self.slowly: list[str] = []
+
+        def at_once(_request: Any, name: str) -> Whole | None:
+            self.at_once.append(name)
+            if name == "wrong":
+                raise BadParameterError("name", "is wrong")
+            return None if name == "cold" else Whole(b"at once", "text/plain")
+
+        @get("/things/{name:str}/x", opt={"at_once": at_once})
+        async def thing(name: str) -> str:
+            self.slowly.append(name)
+            return "slowly"
+
+        app = Litestar([thing], logging_config=None)
+        answer_ahead(app, host_check({"here"}))
+        self.client = TestClient(app, base_url="http://here", raise_server_exceptions=False)
+
+
+def test_a_handler_that_can_is_asked_before_litestar_does_anything() -> None:
+    asked = Asked()
+    answer = asked.client.get("/things/warm/x")
+    assert (answer.text, answer.headers["content-length"]) == ("at once", "7")
+    assert (asked.at_once, asked.slowly) == (["warm"], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/things/cold/x", {}),
+        ("/things/wrong/x", {}),
+        ("/things/warm/x?accept=a/b", {}),
+        ("/things/warm/x", {"origin": "https://viewer.example"}),
+        ("/things/warm//x/", {}),
+        ("/things/warm/x", {"host": "elsewhere"}),
+    ],
+)
+def test_what_is_out_of_the_ordinary_goes_to_litestar(path: str, headers: dict[str, str]) -> None:
+    asked = Asked()
+    assert asked.client.get(path, headers=headers).text == "slowly"
+
+
+def test_other_methods_and_places_are_answered_by_litestar() -> None:
+    asked = Asked()
+    assert asked.client.delete("/things/warm/x").status_code == 405
+    assert asked.client.options("/things/warm/x").headers["allow"] == "GET, OPTIONS"
+    assert asked.client.get("/things/warm/x/y").status_code == 404
+    assert asked.at_once == []
+
+
+# -- frames, through the whole application
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The application over one instance, and the path of its frame."""
+
+    app: Litestar
+    client: TestClient[Litestar]
+    parts: Parts
+    tokens: Tokens
+    path: str
+
+    def get(self, secret: str = "", path: str = "", **headers: str) -> httpx.Response:
+        sent = {"accept": OHIF, **({"authorization": f"Bearer {secret}"} if secret else {}), **headers}
+        return self.client.get(path or self.path, headers=sent)
+
+    @contextmanager
+    def without_litestar(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """What only litestar can answer fails."""
+        with monkeypatch.context() as patched:
+            patched.setattr(self.app.asgi_router, "handle_routing", None)
+            yield
+
+
+@contextmanager
+def open_frames(tmp_path: Path, *, guarded: bool = False) -> Iterator[Frames]:
+    with shelf(tmp_path) as opened:
+        (path,) = opened.put(*phantoms.series(np.zeros((1, 6, 8), np.float32), name="ahead"))
+        parts = opened.parts
+        tokens = Tokens(parts.database)
+        app = make_app(parts.database, parts.ledger, dicomweb=parts, tokens=tokens if guarded else None)
+        client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        yield Frames(app, client, parts, tokens, f"/dicom-web/{path}/frames/1")
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Frames]:
+    monkeypatch.setattr(auth, "_TRUSTED_SECONDS", 0.0)
+    with open_frames(tmp_path, guarded=True) as frames:
+        yield frames
+
+
+def audited(frames: Frames) -> list[tuple[Any, ...]]:
+    frames.parts.accesses.flush()
+    with frames.parts.database.read() as session:
+        query = "SELECT actor, action, detail FROM audit_event WHERE action = 'read-frames' ORDER BY id"
+        return [tuple(row) for row in session.connection().exec_driver_sql(query).all()]
+
+
+@only_linux
+def test_only_who_may_read_gets_a_frame_that_is_in_memory(guarded: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, auditor = guarded.tokens.create("viewer", Role.SERVICE), guarded.tokens.create("watcher", Role.AUDITOR)
+    assert guarded.get(reader).status_code == 200, "and now it is remembered"
+    with guarded.without_litestar(monkeypatch):
+        assert guarded.get(reader).status_code == 200
+        assert guarded.get().status_code == guarded.get(auditor).status_code == 500, "left to litestar"
+    assert [guarded.get(secret).status_code for secret in ("", "wrong", auditor)] == [401, 401, 403]
+    assert guarded.get(reader, host="a b").status_code == 400
+    guarded.tokens.revoke("viewer")
+    assert guarded.get(reader).status_code == 401
+    assert audited(guarded) == [("viewer", "read-frames", "2 times")], "nothing else was read"
+
+
+@only_linux
+def test_a_frame_in_memory_is_for_this_host_and_for_as_long_as_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_frames(tmp_path) as frames:
+        first = frames.get()
+        with frames.without_litestar(monkeypatch):
+            again = frames.get()
+        assert (again.status_code, [one.body for one in split(again)]) == (200, [one.body for one in split(first)])
+        assert set(again.headers) == set(first.headers)
+        assert frames.get(host="evil.example").status_code == 421
+        assert frames.get(path=frames.path.replace("/frames/1", "/frames/2")).status_code == 404
+        assert frames.get(path=frames.path.replace("/studies/2", "/studies/3")).status_code == 404
+        assert frames.get(accept="image/png").status_code == 406
+        assert frames.client.delete(frames.path.partition("/frames")[0]).status_code == 204
+        assert frames.get().status_code == 410
+        assert audited(frames) == [("", "read-frames", "2 times")]
