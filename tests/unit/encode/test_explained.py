@@ -74,7 +74,8 @@ def test_the_note_is_of_interest_and_names_the_slices_the_map_and_the_picture(vo
     made = explained(volume)
     note = encoded.read(made["KO"])
     assert note.ConceptNameCodeSequence[0].CodeValue == "113000"
-    assert any("The slices that weighed most in Lesion 1, by grad-cam" in str(item) for item in note.ContentSequence)
+    described = [item.TextValue for item in note.ContentSequence if item.ValueType == "TEXT"][-1]
+    assert described == "The slices that weighed most in Lesion 1, by grad-cam"
     named = [r.ReferencedSOPInstanceUID for item in note.ContentSequence for r in item.get("ReferencedSOPSequence", ())]
     slices = [volume.sources[k].sop_instance_uid for k in (0, 2)]
     assert named == [*slices, made["PM"].sop_instance_uid, made["SC"].sop_instance_uid]
