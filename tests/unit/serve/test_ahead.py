@@ -49,8 +49,8 @@ class Asked:
             return "slowly"
 
         app = Litestar([thing], logging_config=None)
-        answer_ahead(app, host_check({"here"}))
-        self.client = TestClient(app, base_url="http://here", raise_server_exceptions=False)
+        answer_ahead(app, host_check({"here.local"}))
+        self.client = TestClient(app, base_url="http://here.local", raise_server_exceptions=False)
 
 
 def test_a_handler_that_can_is_asked_before_litestar_does_anything() -> None:
@@ -116,7 +116,7 @@ def open_frames(tmp_path: Path, *, guarded: bool = False) -> Iterator[Frames]:
         parts = opened.parts
         tokens = Tokens(parts.database)
         app = make_app(parts.database, parts.ledger, dicomweb=parts, tokens=tokens if guarded else None)
-        client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         yield Frames(app, client, parts, tokens, f"/dicom-web/{path}/frames/1")
 
 
