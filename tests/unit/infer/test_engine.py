@@ -13,7 +13,7 @@ from monai.networks.nets.unet import UNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from imaging_ai.infer.engine import in_precision, make_ready
+from imaging_ai.infer.engine import Doubling, in_precision, make_ready
 
 
 def seasoned(network: nn.Module) -> nn.Module:
@@ -51,6 +51,26 @@ def test_it_answers_the_same(name: str, channels_last: bool) -> None:
     make_ready(network, channels_last=channels_last)
     assert torch.allclose(network(image), before, atol=1e-4, rtol=1e-4)
     assert normalisations(network) == left
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_doubling_by_channels_is_the_transposed_convolution(bias: bool, channels_last: bool) -> None:
+    network = seasoned(nn.Sequential(nn.ConvTranspose3d(5, 3, 3, stride=2, padding=1, output_padding=1, bias=bias)))
+    image = torch.randn(2, 5, 4, 6, 3)
+    expected = network(image)
+    make_ready(network, channels_last=channels_last)
+    assert isinstance(network[0], Doubling)
+    assert network(image).shape == expected.shape
+    assert torch.allclose(network(image), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", [{"output_padding": 0}, {"dilation": 2}, {"groups": 3}, {"stride": 3}], ids=str)
+def test_other_transposed_convolutions_stay(how: dict[str, int]) -> None:
+    usual = {"stride": 2, "padding": 1, "output_padding": 1}
+    network = nn.Sequential(nn.ConvTranspose3d(3, 3, 3, **{**usual, **how})).eval()
+    make_ready(network, channels_last=False)
+    assert type(network[0]) is nn.ConvTranspose3d
 
 
 def test_layers_that_are_used_twice_are_left_alone() -> None:
