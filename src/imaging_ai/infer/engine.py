@@ -54,7 +54,7 @@ class Doubling(nn.Module):
     ``i + 1`` by its last and its first part.
     """
 
-    #: For even and odd voxels: the part of the kernel that reads the next voxel (-1: none), and that which reads this one.
+    #: For even and odd voxels: the part of the kernel that reads the next voxel (-1: none), and what reads this one.
     _PARTS = ((-1, 1), (0, 2))
 
     def __init__(self, like: nn.ConvTranspose3d) -> None:
@@ -65,7 +65,8 @@ class Doubling(nn.Module):
             for reads in itertools.product((0, 1), repeat=3):
                 parts = [self._PARTS[parity][1 - read] for parity, read in zip(parities, reads, strict=True)]
                 if min(parts) >= 0:
-                    kernel[voxel, :, :, *reads] = like.weight[:, :, *parts].T
+                    (i, j, k), (a, b, c) = reads, parts
+                    kernel[voxel, :, :, i, j, k] = like.weight[:, :, a, b, c].T
         self.weight = nn.Parameter(kernel.flatten(0, 1), requires_grad=False)
         self.bias: nn.Parameter | None = None
         if like.bias is not None:
