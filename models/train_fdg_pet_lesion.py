@@ -42,6 +42,7 @@ from torch.nn.functional import affine_grid, avg_pool3d, grid_sample
 from imaging_ai.catalog import read_model
 from imaging_ai.core.volume import Volume
 from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.fitting import features_from, keep
 from imaging_ai.infer.segment import find
 from imaging_ai.infer.suv import SUV_BODY_WEIGHT
 from imaging_ai.infer.volume import read_volume
@@ -308,6 +309,15 @@ def write_card(out: Path, scores: dict[int, tuple[float, float, float]]) -> None
     card.write_text(f"{before}<!-- scores -->{table}<!-- /scores -->{after}")
 
 
+def learn_what_is_familiar(bundle: Path, folders: Sequence[Path]) -> str:
+    """Keep the statistics of the network's features on these series in the bundle; say of how many."""
+    model = load_bundle(read_model(bundle))
+    series = ({"image": [path.read_bytes() for path in sorted((each / "PET/image").iterdir())]} for each in folders)
+    familiar, refused = features_from(model, series)
+    keep(familiar, bundle)
+    return f"{familiar.count} series are familiar, {len(refused)} were refused"
+
+
 def main() -> None:
     """Train, score, and write the bundle."""
     parser = argparse.ArgumentParser(description="Train the FDG-PET lesion model.")
@@ -332,6 +342,7 @@ def main() -> None:
             train(training, bundle, options.steps, lambda line: print(line, flush=True)),
             options.out / "models" / "model.pt",
         )
+    print(learn_what_is_familiar(options.out, [options.data / f"STS_{one.number:03d}" for one in training]))
     scores = score(options.out, [patient for patient in patients if patient.held_out])
     write_card(options.out, scores)
     print(json.dumps({f"STS_{number:03d}": round(values[0], 3) for number, values in scores.items()}))
