@@ -59,7 +59,6 @@ class _Subject:
     channel: int
     activation: str
     finding: Finding | None = None
-    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,11 +98,15 @@ def explain(
     notes: list[str] = []
     record: list[dict[str, object]] = []
     todo = [(number, subject, method) for number, subject in enumerate(subjects, 1) for method in options.methods]
+    views: dict[int, list[_View]] = {}
     for done, (number, subject, method) in enumerate(todo):
         progress(done / len(todo))
         began = time.perf_counter()
         try:
-            one, alike = _explained(model, volumes, subject, number, method, options)
+            if number not in views:  # of one subject at a time: they are as large as the series
+                views = {number: list(_views(model, volumes, subject))}
+            first = next(iter(volumes.values()))
+            one, alike = _explained(model, first, views[number], subject, number, method, options)
         except Exception as error:  # noqa: BLE001 - the edge to captum and gradients; the result must not be lost
             reason = error.message if isinstance(error, ImagingAiError) else in_a_line(first_cause(error))
             notes.append(f"{subject.identifier} is not explained by {method}: {reason}")
@@ -139,7 +142,8 @@ def _subjects(
     ]
     if classifier := entry.classifier:
         activation = activation_of(model, classifier)
-        said = [one for one in evaluations if one.present or (options.when == "always" and not one.instances)]
+        whole = [one for one in evaluations if not one.instances]  # its slices are those of the instances
+        said = [one for one in whole if one.present or options.when == "always"]
         subjects += [
             _Subject(
                 one.description.label,
@@ -147,9 +151,8 @@ def _subjects(
                 one.tracking_uid,
                 classifier.values[classifier.classes.index(one.description)],
                 activation,
-                instances=one.instances,
             )
-            for one in sorted(said, key=lambda one: (bool(one.instances), -one.probability))
+            for one in sorted(said, key=lambda one: -one.probability)
         ]
     return [one for one in subjects if not options.targets or one.label in options.targets]
 
@@ -161,19 +164,19 @@ def _activation(model: LoadedModel) -> str:
 
 def _explained(
     model: LoadedModel,
-    volumes: Mapping[str, Volume],
+    first: Volume,
+    views: Sequence[_View],
     subject: _Subject,
     number: int,
     method: Method,
     options: Explaining,
 ) -> tuple[Explanation, tuple[Similarity, ...]]:
-    first = next(iter(volumes.values()))
     values: NDArray[np.float32] = np.zeros(first.grid.shape, np.float32)
     told: dict[str, str] = {}
     checks: dict[str, float] = {}
     alike: tuple[Similarity, ...] = ()
     with explainable(model.network) as network:
-        for view in _views(model, volumes, subject):
+        for view in views:
             canvas = torch.zeros(view.shape)
             count = torch.zeros(view.shape)
             for piece in view.pieces:
@@ -247,18 +250,26 @@ def _randomised(network: torch.nn.Module, piece: _Piece, method: Method, options
 
 
 def _views(model: LoadedModel, volumes: Mapping[str, Volume], subject: _Subject) -> Iterator[_View]:
-    """Yield what the network is given for a subject, with the piece that says most first."""
+    """Yield what the network is given for a subject, with the piece that says most first.
+
+    Raises
+    ------
+    ModelFailed
+        If the network reads slices and the bundle cuts them from a volume itself.
+    """
+    if model.reads_planes and not model.planar:
+        raise ModelFailed("its network reads slices that the bundle's inferer cuts from the volume")
     given: Any = volumes if model.entry.inputs else next(iter(volumes.values()))
     if not model.planar:
         yield _view(model, model.prepare(given), subject, None)
         return
-    for k in _planes(model, given, next(iter(volumes.values())), subject):
+    for k in _planes(model, given, subject):
         view = _view(model, model.prepare(given, k), subject, k)
         if view.pieces:
             yield view
 
 
-def _planes(model: LoadedModel, given: Any, volume: Volume, subject: _Subject) -> list[int]:
+def _planes(model: LoadedModel, given: Any, subject: _Subject) -> list[int]:
     """Choose slices for a network that reads slices: where a finding is largest, where a class is most probable."""
     if subject.finding:
         weight: NDArray[Any] = np.asarray(subject.finding.region.areas, np.float64)
@@ -268,8 +279,6 @@ def _planes(model: LoadedModel, given: Any, volume: Volume, subject: _Subject) -
         index = classifier.values.index(subject.channel)
         activation = activation_of(model, classifier)
         weight = probabilities(scores(model, given), classifier, activation)[:, index]
-        if subject.instances:
-            weight = weight * [source.sop_instance_uid in subject.instances for source in volume.sources]
     return [int(k) for k in np.argsort(-weight, kind="stable")[:_MOST_PLANES] if weight[k] > 0]
 
 
