@@ -11,7 +11,7 @@ from monai.networks.nets import UNet
 import learners
 from imaging_ai.catalog.explaining import METHODS, Explaining, Method
 from imaging_ai.errors import ModelFailed, ModelOutOfMemory
-from imaging_ai.explain.attribution import attribute, baseline_of
+from imaging_ai.explain.attribution import _stretched, attribute, baseline_of
 from imaging_ai.explain.network import class_score, coarsest, explainable, region_score, trace
 
 OPTIONS = Explaining(methods=METHODS, occlusions=125)
@@ -147,3 +147,9 @@ def test_guiding_without_a_relu_is_said_to_be_none() -> None:
     with explainable(network):
         found = attribute(network, torch.rand(1, 1, 6, 6, 6), region_score(1, mask), "guided-grad-cam", OPTIONS)
     assert "plain" in found.parameters["gradients"]
+
+
+@pytest.mark.parametrize(("shift", "place"), [(0.0, 9.5), (-1.5, 8.0), (2.0, 11.5)])
+def test_a_cell_is_highest_where_its_centre_was_moved_to(shift: float, place: float) -> None:
+    fine = _stretched(torch.eye(5)[2], (20,), [shift])
+    assert float((fine * torch.arange(20)).sum() / fine.sum()) == pytest.approx(place, abs=1e-5)
