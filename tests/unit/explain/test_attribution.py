@@ -42,7 +42,7 @@ def test_the_map_is_highest_at_the_evidence_that_the_network_learned_to_see(meth
         for image, centre in zip(seen[there == 1], centres[there == 1], strict=True):
             found = attribute(network, image[None], class_score(1), method, OPTIONS).values
             top = torch.stack(torch.unravel_index(found.argmax(), found.shape))
-            assert int((top - centre).abs().max()) <= 6, "the spot reaches two to each side, a cell or a patch is four wide"
+            assert int((top - centre).abs().max()) <= 6, "the spot is five wide, a cell or a patch four"
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
