@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 Fill = Callable[[int, memoryview], bool]
 
 _REMEMBERED_BYTES = 32 << 20
-_PIECE = 1 << 20
+_PIECE = 3 << 17  # some ten of them are on their way to each reader
 
 _COLUMNS = """
 SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, study.study_instance_uid,

@@ -38,8 +38,8 @@ from imaging_ai.serve.dicomweb.wire import (
 __all__ = ["answer_instances"]
 
 _log = logging.getLogger(__name__)
-_PIECE = 1 << 20
-_WORTH_SENDING = 1 << 19
+_PIECE = 3 << 17
+_AT_ONCE = 1 << 20  # an instance up to this size is one piece
 
 #: Video: what is stored is all there is (8.7.3.3: only in lossy compressed form).
 _VIDEO = "1.2.840.10008.1.2.4.10"
@@ -121,7 +121,7 @@ async def _body(retriever: Retriever, first: Part, rest: Iterator[_Given], bound
         if whole is not None:
             waiting.append(whole)
             size += len(whole)
-        if waiting and (whole is None or size >= _WORTH_SENDING):
+        if waiting and (whole is None or size >= _PIECE):
             yield b"".join(waiting)  # a single one is not copied
             waiting, size = [], 0
         if whole is None and (part := await sync_to_thread(next, _parts(retriever, iter((one,))), None)):
@@ -133,7 +133,7 @@ async def _body(retriever: Retriever, first: Part, rest: Iterator[_Given], bound
 def _in_memory(retriever: Retriever, one: _Given, boundary: str) -> bytes | None:
     """Return the part of an instance that goes out as it is stored, if nothing waits for it."""
     stored = one.listed.instance
-    if not one.as_stored or stored.blob.length > _PIECE or (fill := retriever.fill_of(stored)) is None:
+    if not one.as_stored or stored.blob.length > _AT_ONCE or (fill := retriever.fill_of(stored)) is None:
         return None
     return filled(fill, ((0, stored.blob.length),), part_head(boundary, _content_type(one.transfer_syntax)), b"\r\n")
 

@@ -131,7 +131,7 @@ def test_a_series_is_whole_whether_instances_are_small_large_to_be_decoded_or_no
     series[3] = jpeg_2000(series[3])
     series[5].ImageComments = "large " * 1000
     files = [phantoms.to_bytes(ds) for ds in series]
-    monkeypatch.setattr(wado_instances, "_PIECE", len(files[5]) - 1)
+    monkeypatch.setattr(wado_instances, "_AT_ONCE", len(files[5]) - 1)
     path = series_of(server.put(*files)[0])
     parts = server.parts_of(path, f"{DICOM}; transfer-syntax={ELE}")
     assert [part.body for part in parts if part.body not in files] == [parts[3].body]
