@@ -119,10 +119,10 @@ class Allowed:
         path = target if not module else f"{module if isinstance(module, str) else module[0]}.{target}"
         found = _locate(path, self._scripts, where)
         if found is None:
-            raise BundleInvalid(
-                f"{where}: _target_ {target} is not known here (MONAI {monai.__version__}); if MONAI has renamed it, "
-                "write its new name"
-            )
+            own = path.startswith("scripts.")
+            why = "is not in the bundle" if own else f"is not known here (MONAI {monai.__version__})"
+            remedy = "add its scripts/" if own else "if MONAI has renamed it, write its new name"
+            raise BundleInvalid(f"{where}: _target_ {target} {why}; {remedy}")
         if not _may_be_built(found, self._scripts):
             raise BundleInvalid(
                 f"{where}: _target_ {target} is refused: only MONAI's transforms, networks and inferers and torch.nn "
