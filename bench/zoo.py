@@ -37,7 +37,7 @@ _SHAPES = {
     "wholeBrain": ((96, 96, 96), (1.0, 1.0, 1.0)),
     "brats": ((96, 128, 128), (1.0, 1.0, 1.0)),
     "segmentation_template": ((64, 64, 64), (1.0, 1.0, 1.0)),
-    **{name: ((32, 64, 64), (3.0, 1.5, 1.5)) for name in ("multi_organ", "pancreas", "renalStructures")},
+    **dict.fromkeys(("multi_organ", "pancreas", "renalStructures"), ((32, 64, 64), (3.0, 1.5, 1.5))),
     "prostate": ((24, 96, 96), (3.0, 0.6, 0.6)),
 }
 _USUAL = ((40, 96, 96), (3.0, 1.5, 1.5))

@@ -7,11 +7,11 @@ refused), its networks are filled (`weights.py`), and `model.py` runs what was b
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ from imaging_ai.infer.windows import is_out_of_memory
 
 __all__ = ["build_parser", "load_bundle"]
 
-#: Packages by the names under which they are installed, where these are not the names under which they are imported.
-_IMPORTED_AS = {"scikit-image": "skimage", "pytorch-ignite": "ignite", "opencv-python": "cv2", "pillow": "PIL"}
 #: What bundles name and a result does not need: readers and writers of files, engines, tables, logs.
 _NOT_NEEDED = frozenset({"nibabel", "pytorch-ignite", "itk", "pandas", "pillow", "tensorboard", "fire", "tqdm"})
 
@@ -141,14 +139,17 @@ def _absent_packages(entry: ModelEntry) -> str:
     absent = [
         f"{name}=={version}"
         for name, version in wanted.items()
-        if name.lower() not in _NOT_NEEDED and not _is_installed(_IMPORTED_AS.get(name.lower(), name))
+        if name.lower() not in _NOT_NEEDED and not _is_installed(name)
     ]
     return f"; its metadata.json asks for what is not installed: pip install {' '.join(absent)}" if absent else ""
 
 
 def _is_installed(package: str) -> bool:
-    module = package.replace("-", "_")
-    return module.isidentifier() and importlib.util.find_spec(module) is not None
+    try:
+        distribution(package)
+    except (PackageNotFoundError, ValueError):
+        return False
+    return True
 
 
 @contextmanager
