@@ -35,6 +35,8 @@ from imaging_ai.catalog import read_model
 from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.device import choose_device
 from imaging_ai.infer.volume import read_volume
+from imaging_ai.process import keep_memory
+from imaging_ai.worker.runner import KEPT_BYTES
 from infer_roofline import roofline
 
 Run = Callable[[], dict[str, float]]
@@ -108,6 +110,7 @@ def monai_workflow(folder: Path, device: str) -> tuple[Run, Callable[[], NDArray
 
 def imaging_ai(folder: Path, device: str) -> tuple[Run, Callable[[], NDArray[np.bool_]]]:
     """Prepare our own way from files to objects."""
+    keep_memory(*KEPT_BYTES)  # as a runner does
     model = load_bundle(read_model(folder / "bundle"), choose_device(device))
     files = sorted((folder / "dicom").iterdir())
     last: list[NDArray[np.bool_]] = []

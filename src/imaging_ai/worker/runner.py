@@ -15,13 +15,16 @@ from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Stage
 from imaging_ai.logs import where
-from imaging_ai.process import die_with_parent, keep_metrics
+from imaging_ai.process import die_with_parent, keep_memory, keep_metrics
 from imaging_ai.worker.failures import failure_of
 from imaging_ai.worker.messages import Ended, Pipeline, PipelineSpec, Progress, Ready, Start, Task
 
-__all__ = ["main"]
+__all__ = ["KEPT_BYTES", "main"]
 
 logger = logging.getLogger(__name__)
+
+#: Of what the layers of a network free, how large a block and how much of it is kept for the next layer.
+KEPT_BYTES = (32 << 20, 512 << 20)
 
 
 def main(descriptor: int) -> None:
@@ -30,6 +33,7 @@ def main(descriptor: int) -> None:
         signal.signal(each, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
     keep_metrics()  # its worker counts
+    keep_memory(*KEPT_BYTES)
     worker: Connection[object, object] = Connection(descriptor)
     start = worker.recv()
     assert isinstance(start, Start)
