@@ -8,12 +8,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 from pydicom import Dataset
 
 from imaging_ai.catalog import ModelEntry
+from imaging_ai.catalog.explaining import Explaining
 from imaging_ai.core.finding import Evaluation, Finding, ParametricMap
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.job import Failure, Stage
@@ -51,6 +52,18 @@ class Analysis:
     refused: Failure | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is asked for, beside the series and the model."""
+
+    job_uid: str
+    created_at: float
+    supersedes: Sequence[Predecessor]
+    reject_superseded: bool
+    remark: str
+    explaining: Explaining
+
+
 def analyse(
     series: Mapping[str, Iterable[bytes | Dataset]],
     model: LoadedModel,
@@ -74,66 +87,75 @@ def analyse(
     ResultInvalid
         If the objects that were made must not leave.
     """
-    clock = _Clock()
     report(0, Stage.READ)
     explaining = model.entry.explain.asked(explained)
+    order = _Order(job_uid, created_at, supersedes, reject_superseded, remark, explaining)
     points = list(time_points(series)) if model.reads_planes else [series]
-    if len(points) > 1:
-        return _over_time(points, model, report, job_uid, created_at, supersedes, reject_superseded, explained)
-    volumes = {name: read_volume(files) for name, files in points.pop().items()}
-    first, *others = volumes.values()
+    return _at_once(points[0], model, report, order) if len(points) == 1 else _over_time(points, model, report, order)
+
+
+def _at_once(
+    series: Mapping[str, Iterable[bytes | Dataset]], model: LoadedModel, report: Report, order: _Order
+) -> Analysis:
+    clock = _Clock()
+    volumes = {name: read_volume(files) for name, files in series.items()}
+    first = next(iter(volumes.values()))
     clock.lap("read")
 
     report(10, Stage.INFER)
-    wanted = model.entry.outputs
-    findings, heat, evaluations = _infer(model, volumes, job_uid, report)
+    findings, heat, evaluations = _infer(model, volumes, order.job_uid, report)
     clock.lap("infer")
 
-    heading = f"{model.entry.algorithm.name} {model.entry.version}"
-    pictures = key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else ()
-    why = explain(
-        model, volumes, findings, evaluations, explaining, lambda part: report(80 + int(8 * part), Stage.EXPLAIN)
-    )
+    part_of_it = lambda part: report(80 + int(8 * part), Stage.EXPLAIN)  # noqa: E731
+    why = explain(model, volumes, findings, evaluations, order.explaining, part_of_it)
     clock.lap("explain")
 
     report(88, Stage.ENCODE)
-    objects = encode_results(
-        first,
-        findings,
-        model.entry.algorithm,
-        job_uid=job_uid,
-        created_at=created_at,
-        kinds={*wanted.kinds, "KO"} if reject_superseded else wanted.kinds,
-        lines=wanted.lines,
-        segmentation=wanted.segmentation,
-        probability=heat.values if heat else None,
-        maps=[heat] if heat else [],
-        pictures=pictures,
-        supersedes=supersedes,
-        further_sources=others,
-        remark=remark,
-        evaluations=reported(evaluations, model.entry.classifier),
-        explanations=why.explanations,
-        explained_kinds=explaining.kinds,
-    )
+    objects = _encode(model.entry, list(volumes.values()), findings, heat, evaluations, why, order)
     clock.lap("encode")
 
     report(90, Stage.VALIDATE)
     for one in objects:
         check(one, first)
     clock.lap("validate")
-    return Analysis(tuple(findings), objects, _provenance(model, volumes, clock.seconds, why), evaluations)
+    return Analysis(findings, objects, _provenance(model, volumes, clock.seconds, why), evaluations)
+
+
+def _encode(
+    entry: ModelEntry,
+    volumes: Sequence[Volume],
+    findings: Sequence[Finding],
+    heat: ParametricMap | None,
+    evaluations: Sequence[Evaluation],
+    why: Explained,
+    order: _Order,
+) -> tuple[EncodedObject, ...]:
+    first, *others = volumes
+    wanted = entry.outputs
+    heading = f"{entry.algorithm.name} {entry.version}"
+    return encode_results(
+        first,
+        findings,
+        entry.algorithm,
+        job_uid=order.job_uid,
+        created_at=order.created_at,
+        kinds={*wanted.kinds, "KO"} if order.reject_superseded else wanted.kinds,
+        lines=wanted.lines,
+        segmentation=wanted.segmentation,
+        probability=heat.values if heat else None,
+        maps=[heat] if heat else [],
+        pictures=key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else (),
+        supersedes=order.supersedes,
+        further_sources=others,
+        remark=order.remark,
+        evaluations=reported(evaluations, entry.classifier),
+        explanations=why.explanations,
+        explained_kinds=order.explaining.kinds,
+    )
 
 
 def _over_time(
-    points: Sequence[Mapping[str, Iterable[bytes | Dataset]]],
-    model: LoadedModel,
-    report: Report,
-    job_uid: str,
-    created_at: float,
-    supersedes: Sequence[Predecessor],
-    reject_superseded: bool,
-    explained: object,
+    points: Sequence[Mapping[str, Iterable[bytes | Dataset]]], model: LoadedModel, report: Report, order: _Order
 ) -> Analysis:
     """Run a model that reads slice by slice on each time point: objects of its own for each, on its own instances."""
     parts: list[Analysis] = []
@@ -142,19 +164,14 @@ def _over_time(
         def told(percent: int, stage: Stage, done: int = index) -> None:
             report((100 * done + percent) // len(points), stage)
 
-        parts.append(
-            analyse(
-                series,
-                model,
-                told,
-                job_uid=derive_uid(job_uid, "time point", str(index + 1)),
-                created_at=created_at,
-                supersedes=supersedes if index == 0 else (),  # they are rejected once
-                reject_superseded=reject_superseded and index == 0,
-                remark=f"time {index + 1} of {len(points)}",
-                explained=explained,
-            )
+        at = replace(
+            order,
+            job_uid=derive_uid(order.job_uid, "time point", str(index + 1)),
+            supersedes=order.supersedes if index == 0 else (),  # they are rejected once
+            reject_superseded=order.reject_superseded and index == 0,
+            remark=" ".join(filter(None, (f"time {index + 1} of {len(points)}", order.remark))),
         )
+        parts.append(_at_once(series, model, told, at))
     return Analysis(
         findings=tuple(finding for part in parts for finding in part.findings),
         objects=tuple(one for part in parts for one in part.objects),
