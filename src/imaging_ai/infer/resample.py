@@ -174,7 +174,7 @@ class Back:
         largest = largest_channel(turned)
         columns, rows, slices = self.axes
         right, left = columns.matrix(values.device).T, rows.matrix(values.device)
-        found = torch.zeros(self.shape, dtype=torch.uint8 if len(values) < 256 else torch.int32, device=values.device)
+        found = torch.zeros(self.shape, dtype=largest.dtype, device=values.device)
         for k in range(len(slices)):
             if not slices.below[k] and not slices.above[k]:
                 continue
@@ -188,7 +188,7 @@ class Back:
             outer = _read_by(rows, inner[0]), _read_by(columns, inner[1])
             plane = _between(turned[:, :, inner[0], inner[1]], slices, k)
             wide = left[outer[0], inner[0]] @ plane @ right[inner[1], outer[1]]
-            found[k, outer[0], outer[1]] = largest_channel(wide).to(found.dtype)
+            found[k, outer[0], outer[1]] = largest_channel(wide)
         self._blank_outside(found)
         return found
 
@@ -201,8 +201,16 @@ class Back:
 
 
 def largest_channel(values: torch.Tensor) -> torch.Tensor:
-    """Return the first index of the largest along the first axis: what `argmax` does ten times slower on a CPU."""
-    return values.max(0).indices
+    """Return the first index of the largest along the first axis, what `argmax` does twenty times slower on a CPU.
+
+    It is uint8 where that holds the number of channels, int32 else.
+    """
+    best = values[0].clone()
+    found = torch.zeros(best.shape, dtype=torch.uint8 if len(values) < 256 else torch.int32, device=values.device)
+    for channel, more in enumerate(values[1:], start=1):
+        found.masked_fill_(more > best, channel)
+        torch.maximum(best, more, out=best)
+    return found
 
 
 def _between(turned: torch.Tensor, slices: Taps, k: int) -> torch.Tensor:

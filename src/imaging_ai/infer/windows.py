@@ -300,7 +300,7 @@ def _laid_out(windows: torch.Tensor) -> torch.Tensor:
 
 def _decided(answer: torch.Tensor) -> torch.Tensor:
     """Return which channel of ``[channel, x, y(, z)]`` is the largest; of a lone one, where it is positive."""
-    return largest_channel(answer) if len(answer) > 1 else (answer[0] > 0).to(torch.int64)
+    return largest_channel(answer) if len(answer) > 1 else (answer[0] > 0).to(torch.uint8)
 
 
 def _first(answer: Any) -> torch.Tensor:
