@@ -209,7 +209,7 @@ def test_a_newer_revision_stops_the_older_one_that_runs(small: Site) -> None:
     [
         ("die", "runner-died", 3, Stage.INFER),
         ("memory", "model-out-of-memory", 3, Stage.INFER),
-        ("refuse", "gantry-tilt", 1, Stage.INFER),
+        ("refuse", "gantry-tilt", 1, Stage.READ),
         ("crash", "internal-error", 1, Stage.INFER),
         ("forget", "incomplete", 1, Stage.REGISTER),
     ],
