@@ -255,7 +255,7 @@ def bundles(folder: Path) -> None:
     broken = {"weight": torch.full((2, 1, 1, 1, 1), 3e38), "bias": torch.zeros(2)}
     torch.save(broken, folder / "answers-nan/models/model.pt")
     threshold_bundle(folder / "never-ends", window=4, overlap=0.75)
-    threshold_bundle(folder / "eats-memory", pixdim=(0.08, 0.08, 0.08))
+    threshold_bundle(folder / "eats-memory", pixdim=(0.04, 0.04, 0.04))
 
 
 @pytest.fixture
