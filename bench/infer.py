@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -36,6 +37,7 @@ from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.device import choose_device
 from imaging_ai.infer.volume import read_volume
 from imaging_ai.process import keep_memory
+from imaging_ai.worker.child import ENVIRONMENT
 from imaging_ai.worker.runner import KEPT_BYTES
 from infer_roofline import roofline
 
@@ -160,6 +162,7 @@ def compare(folder: Path, device: str, threads: int, rounds: int) -> dict[str, A
     for side in SIDES:
         ours, theirs = processes.Pipe()
         process = processes.Process(target=serve, args=(side, folder, device, threads, theirs), daemon=True)
+        os.environ.update(ENVIRONMENT if side == "imaging_ai" else {})  # of a runner
         process.start()
         theirs.close()  # so that one that dies is heard
         sides[side] = (process, ours)

@@ -17,12 +17,15 @@ from pathlib import Path
 from imaging_ai.core.job import Failure, Job, Stage
 from imaging_ai.worker.messages import Ended, PipelineSpec, Progress, Ready, Report, Start, Task
 
-__all__ = ["RUNNER_DIED", "Interrupt", "Runner"]
+__all__ = ["ENVIRONMENT", "RUNNER_DIED", "Interrupt", "Runner"]
 
 logger = logging.getLogger(__name__)
 
 #: The code of a failure: the process ended without saying anything.
 RUNNER_DIED = "runner-died"
+
+#: Threads that wait for each other do not spin: on a busy machine they would hold the core that the other needs.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CHECK_EVERY = 0.5
@@ -66,7 +69,11 @@ class Runner:
         with theirs:
             command = [sys.executable, "-m", "imaging_ai.worker.runner", str(theirs.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=2
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                env={**ENVIRONMENT, **os.environ},
             )
         self._connection = Connection(ours.detach())
         try:
