@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHES = ("ingest.py", "latency.py", "encode.py", "dicomweb.py", "qido.py")
+BENCHES = ("ingest.py", "latency.py", "encode.py", "infer.py", "dicomweb.py", "qido.py")
 
 
 def main() -> int:
