@@ -40,9 +40,7 @@ class Catalog:
         path = self._paths().get(name)
         if path is None and (version := self._choices().get(name)):
             wanted = folder_of(name, version)
-            raise NotFound(
-                f"the model {name!r} means {wanted!r}, which is not there; choose another by `models use`"
-            )
+            raise NotFound(f"the model {name!r} means {wanted!r}, which is not there; choose another by `models use`")
         if path is None:
             raise NotFound(f"no model {name!r}; installed: {', '.join(self.names()) or 'none'}")
         return self._entry(path, name)
