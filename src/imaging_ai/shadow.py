@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,7 +18,7 @@ import msgspec
 from imaging_ai.agreement import compare
 from imaging_ai.archive.archive import Archive
 from imaging_ai.core.job import Job, JobState
-from imaging_ai.errors import ImagingAiError
+from imaging_ai.logs import where
 from imaging_ai.queue.annotations import annotate
 from imaging_ai.queue.ledger import Ledger
 
@@ -56,17 +56,19 @@ class Shadows:
     def note(self, job: Job, objects: Iterable[bytes | memoryview]) -> None:
         """Compare a job that has just completed with its twins that have; what goes wrong here costs no job."""
         ours = list(objects)
-        for twin in self._twins(job):
-            try:
-                theirs = [bytes(self._archive.read(one)) for one in self._archive.results(twin.id)]
-                agreement = compare(ours, theirs)
-            except (ImagingAiError, ValueError, AttributeError, KeyError) as error:
-                logger.warning("jobs %d and %d could not be compared: %s", job.id, twin.id, type(error).__name__)
-                continue
-            shadow, shown = (job, twin) if job.shadow_of else (twin, job)
-            told: dict[str, Any] = {"with": shown.id, **msgspec.to_builtins(agreement)}
-            annotate(self._ledger.database, shadow.id, _KEY, told)
-            logger.info("job %d in the shadow of %d: %s", shadow.id, shown.id, agreement.sentence())
+        try:
+            for twin in self._twins(job):
+                self._compare(job, ours, twin)
+        except Exception as error:  # noqa: BLE001 - an edge: the job has completed, and its results must go on
+            logger.warning("job %d could not be compared: %s", job.id, where(error))
+
+    def _compare(self, job: Job, ours: Sequence[bytes | memoryview], twin: Job) -> None:
+        theirs = [bytes(self._archive.read(one)) for one in self._archive.results(twin.id)]
+        agreement = compare(ours, theirs)
+        shadow, shown = (job, twin) if job.shadow_of else (twin, job)
+        told: dict[str, Any] = {"with": shown.id, **msgspec.to_builtins(agreement)}
+        annotate(self._ledger.database, shadow.id, _KEY, told)
+        logger.info("job %d in the shadow of %d: %s", shadow.id, shown.id, agreement.sentence())
 
     def _twins(self, job: Job) -> Iterator[Job]:
         found = self._ledger.find(state=JobState.COMPLETED, study=job.study_instance_uid, limit=_MANY)

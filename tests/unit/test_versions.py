@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging_ai.catalog import Catalog
+from imaging_ai.catalog import Catalog, bundle_digest
 from imaging_ai.catalog.current import choose, go_back, read_choices
 from imaging_ai.errors import BundleInvalid, ConfigError, NotFound, WrongState
 from imaging_ai.install import install
@@ -67,6 +67,8 @@ def test_a_chosen_version_that_is_gone_is_not_replaced_by_another(models: Path) 
     assert "spleen" not in catalog.names()
     with pytest.raises(NotFound, match="means 'spleen@2', which is not there"):
         catalog.get("spleen")
+    kept = bundle_digest(models / "spleen")
+    assert catalog.pinned("spleen", kept).version == "1", "a job that is pinned to another one still finds it"
 
 
 def test_a_damaged_list_of_choices_is_named(models: Path) -> None:

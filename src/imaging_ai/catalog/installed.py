@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from imaging_ai.catalog.current import folder_of, read_choices
@@ -64,10 +65,12 @@ class Catalog:
         NotFound, ConfigError
             As `get`.
         """
-        current = self.get(name)
-        if current.digest == digest:
-            return current
-        return next((one for one in self.versions(name) if one.digest == digest), current)
+        plain = name.partition("@")[0]
+        with suppress(NotFound):
+            if (current := self.get(name)).digest == digest:
+                return current
+        others = (self._entry(path, name) for path in self._folders_of(plain))
+        return next((one for one in others if one.digest == digest), None) or self.get(name)
 
     def _entry(self, path: Path, name: str) -> ModelEntry:
         signature = signature_of(path)
