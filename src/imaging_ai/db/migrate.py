@@ -17,7 +17,7 @@ from imaging_ai.errors import ConfigError, DatabaseUnavailable
 __all__ = ["HEAD", "check_current", "current", "upgrade"]
 
 #: The newest revision in `migrations/versions`: the one that this program needs.
-HEAD = "0006"
+HEAD = "0009"
 
 _LOCK = 7_210_311  # any number that nobody else locks
 

@@ -70,7 +70,7 @@ def make_destinations(settings: Settings) -> dict[str, Destination]:
     return destinations
 
 
-def _dicom_destinations(settings: Settings) -> dict[str, DicomDestination]:
+def dicom_destinations(settings: Settings) -> dict[str, DicomDestination]:
     return {name: one for name, one in make_destinations(settings).items() if isinstance(one, DicomDestination)}
 
 

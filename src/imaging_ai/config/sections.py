@@ -1,0 +1,125 @@
+"""The sections of the settings, each a frozen value with its defaults (docs/operations.md is their table)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "AuthSettings",
+    "BrokerSettings",
+    "DatabaseSettings",
+    "DicomSettings",
+    "HttpSettings",
+    "LogSettings",
+    "ModelSettings",
+    "RoutingSettings",
+    "StorageSettings",
+    "WorkerSettings",
+]
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Queue = Literal["route", "inference-cpu", "inference-gpu", "delivery"]
+
+
+class DicomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Storage SCP. Empty allow-lists let every peer in."""
+
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    ae_title: Annotated[str, Meta(min_length=1, max_length=16)] = "IMAGINGAI"
+    check_called_ae_title: bool = True
+    calling_ae_titles: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    max_associations: Count = 64
+    max_object_mb: Count = 4096
+    idle_timeout: Positive = 60.0
+    artim_timeout: Positive = 15.0
+    ack: Literal["synced", "received"] = "synced"
+    data_path: Literal["fast", "plain"] = "fast"
+    sop_classes: tuple[str, ...] = ()
+    accept_unknown_sop_classes: bool = False
+    processes: Count = 1
+    share_port: bool = False
+
+
+class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The web server."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    processes: Count = 1
+    public_url: str = ""
+    cors_origins: tuple[str, ...] = ()
+    tls_certificate: str = ""
+    tls_key: str = ""
+    viewer: str = ""
+
+
+class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may use the web server: whoever has a token, or (`off`, only on loopback) everyone on this machine."""
+
+    mode: Literal["off", "token"] = "off"
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ledger; empty means SQLite in the data directory."""
+
+    url: str = ""
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The doorbell: `embedded` (one machine) or `redis://…`."""
+
+    url: str = "embedded"
+
+
+class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where objects lie (empty: a folder in the data directory; or `s3://bucket/prefix?endpoint=…`)."""
+
+    url: str = ""
+    on_conflict: Literal["keep-first", "replace"] = "keep-first"
+    min_free_mb: Annotated[int, Meta(ge=0)] = 512
+    orphan_hours: Annotated[float, Meta(ge=0)] = 24.0
+
+
+class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a series counts as complete, in seconds (see docs/routing.md)."""
+
+    quiet_seconds: Annotated[float, Meta(ge=0)] = 2.0
+    silence_seconds: Positive = 10.0
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker serves and how far a job may go."""
+
+    queues: tuple[Queue, ...] = ("route", "inference-cpu", "inference-gpu", "delivery")
+    slots: Count = 1
+    device: str = "auto"
+    threads: Annotated[int, Meta(ge=0)] = 0
+    warm_up: bool = True
+    lease_seconds: Positive = 30.0
+    max_attempts: Count = 3
+    time_limit: Positive = 3600.0
+    memory_limit_mb: Annotated[int, Meta(ge=0)] = 0
+    grace_seconds: Positive = 20.0
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where bundles are looked for (after the data directory's `models` and before the shipped ones)."""
+
+    folders: tuple[str, ...] = ()
+    memory_mb: Count = 4096
+    allow_scripts: bool = False
+    shipped: bool = True
+
+
+class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The log on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    style: Literal["text", "json"] = "text"

@@ -1,0 +1,140 @@
+"""The worker and its pipeline, from the settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from imaging_ai.archive.archive import Archive
+from imaging_ai.archive.orphans import ListedStore, OrphanSweep
+from imaging_ai.catalog import Catalog
+from imaging_ai.config import Settings
+from imaging_ai.core.job import Job
+from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
+from imaging_ai.queue.events import prune as prune_events
+from imaging_ai.route.completeness import next_due
+from imaging_ai.route.requested import RequestedRuns
+from imaging_ai.route.router import Router
+from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.wiring.parts import (
+    dicom_destinations,
+    make_archive,
+    make_catalog,
+    make_current_database,
+    make_database,
+    make_deliveries,
+    make_destinations,
+    make_ledger,
+    make_rules,
+)
+
+if TYPE_CHECKING:
+    from imaging_ai.pipeline import Pipeline
+    from imaging_ai.worker.worker import Worker
+
+
+__all__ = ["make_pipeline", "make_worker"]
+
+#: Seconds between two looks for what dead processes left in the storage.
+_RECOVER_EVERY = 60.0
+
+
+def make_worker(settings: Settings) -> Worker:
+    """Build the worker: it routes, delivers, and has a runner run the jobs."""
+    from imaging_ai.queue.presence import Presence
+    from imaging_ai.send.deliverer import Deliverer
+    from imaging_ai.worker.inference import Limits
+    from imaging_ai.worker.messages import PipelineSpec
+    from imaging_ai.worker.worker import Tasks, Worker, WorkerOptions
+
+    database = make_current_database(settings)
+    archive = make_archive(settings, database)
+    broker = make_broker(settings.broker.url, settings.run_path)
+    bell = Doorbell(broker)
+    ledger, catalog, deliveries = (
+        make_ledger(settings, database, bell),
+        make_catalog(settings),
+        make_deliveries(settings, database),
+    )
+    router = Router(database, archive, ledger, catalog, make_rules(settings))
+    by_title = {one.ae_title: name for name, one in dicom_destinations(settings).items()}
+    ae_title = settings.dicom.ae_title
+    requested = RequestedRuns(archive, ledger, catalog, ae_title, by_title, on_change=partial(bell.ring, WORKLIST))
+    presence = Presence(settings.run_path)
+    deliverer = Deliverer(deliveries, archive, make_destinations(settings).values(), owner=presence.owner)
+
+    def next_settle() -> float | None:
+        with database.read() as session:
+            return next_due(session)
+
+    options = settings.worker
+    return Worker(
+        ledger,
+        broker,
+        presence,
+        Tasks(
+            pipeline=PipelineSpec("imaging_ai.wiring:make_pipeline", settings),
+            route_due=lambda: router.route_due() + requested.start_due(),
+            next_settle=next_settle,
+            deliver_next=deliverer.deliver_next,
+            on_lost=deliveries.release,
+            on_sweep=_upkeep(archive, deliveries, settings.storage.orphan_hours * 3600),
+        ),
+        WorkerOptions(
+            queues=options.queues,
+            slots=options.slots,
+            warm_up=options.warm_up,
+            lease_seconds=options.lease_seconds,
+            grace_seconds=options.grace_seconds,
+            limits=Limits(partial(_time_limit, catalog, options.time_limit), options.memory_limit_mb << 20),
+        ),
+    )
+
+
+def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
+    """A job may take as long as its model says, and never longer than the worker allows."""
+    try:
+        return min(catalog.get(job.model).time_limit, longest)
+    except (NotFound, ConfigError):
+        return longest
+
+
+def _upkeep(archive: Archive, deliveries: Deliveries, orphan_seconds: float) -> Callable[[], None]:
+    """What a sweep looks after beside jobs: deliveries of lost workers, and files of dead processes."""
+    recovered_at = -_RECOVER_EVERY
+    orphans = None
+    if isinstance(archive.store, ListedStore) and orphan_seconds > 0:
+        orphans = OrphanSweep(archive.database, archive.store, age=orphan_seconds)
+
+    def upkeep() -> None:
+        nonlocal recovered_at
+        deliveries.sweep()
+        if time.monotonic() - recovered_at >= _RECOVER_EVERY:
+            recovered_at = time.monotonic()
+            archive.recover()
+            prune_events(archive.database)
+            archive.remove_deleted()
+            if orphans is not None:
+                orphans.run()
+
+    return upkeep
+
+
+def make_pipeline(settings: Settings) -> Pipeline:
+    """Build the pipeline, in a runner's process; this is where the model libraries are imported."""
+    from imaging_ai import logs
+    from imaging_ai.pipeline import Pipeline
+    from imaging_ai.wiring.models import make_registry
+
+    logs.configure(settings.log.level, settings.log.style)
+    database = make_database(settings)
+    return Pipeline(
+        database,
+        make_archive(settings, database),
+        make_ledger(settings, database),
+        make_deliveries(settings, database),
+        make_registry(settings),
+    )
