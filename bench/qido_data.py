@@ -150,7 +150,7 @@ def fill(url: str, count: int, instances: int, series: int = 2) -> None:
             _add(rows, study, instances, series)
             if len(rows["study"]) == 1_000 or study.number == count:
                 for name, table in rows.items():
-                    connection.execute(insert(tables.SQLModel.metadata.tables[name]), table)
+                    connection.execute(insert(tables.StudyRow.metadata.tables[name]), table)
                     table.clear()
     if not database.is_sqlite:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
