@@ -13,6 +13,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.ahead import answer_ahead
 from imaging_ai.serve.auth import token_check
@@ -26,7 +27,6 @@ from imaging_ai.serve.problem import respond
 from imaging_ai.serve.studies import studies_router
 from imaging_ai.serve.unbroken import unbroken
 from imaging_ai.serve.viewer import viewer_router
-from imaging_ai.tokens import Tokens
 
 __all__ = ["make_app"]
 
@@ -49,7 +49,7 @@ def make_app(
     for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
     clients see it, where a proxy changes it.
     """
-    check = token_check(tokens) if tokens else host_check(frozenset(hosts))
+    check = token_check([tokens.principal]) if tokens else host_check(frozenset(hosts))
     doors = [door(check)]
     api = Router(
         "/api",

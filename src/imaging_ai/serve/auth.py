@@ -7,6 +7,7 @@ A handler says in `opt={"needs": …}` what it needs (`core.permission`); one th
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -14,9 +15,9 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
-from imaging_ai.core.permission import Need, may
+from imaging_ai.core.permission import Need
+from imaging_ai.core.principal import Principal, Verifier
 from imaging_ai.serve.guards import Check, require_host
-from imaging_ai.tokens import Principal, Tokens
 
 __all__ = ["need_of", "token_check"]
 
@@ -34,18 +35,22 @@ def need_of(handler: BaseRouteHandler) -> Need:
     return "read" if reads else "administrate"
 
 
-def token_check(tokens: Tokens) -> Check:
-    """Return a check that lets in who shows a token whose role may do what the handler needs (RFC 6750).
+def token_check(verifiers: Sequence[Verifier]) -> Check:
+    """Return a check that lets in who shows a token whose owner may do what the handler needs (RFC 6750).
 
-    A token is looked up in the database at most every two seconds: so long one that was revoked may still be used.
+    The verifiers are asked in turn whose it is, at most every two seconds: so long one that was revoked may be used.
     """
+
+    def verify(secret: str) -> Principal | None:
+        return next((found for one in verifiers if (found := one(secret)) is not None), None)
+
     known: dict[str, tuple[float, Principal]] = {}
 
     async def principal_of(secret: str) -> Principal | None:
         now = time.monotonic()
         if secret in known and now - known[secret][0] < _TRUSTED_SECONDS:
             return known[secret][1]
-        principal = await to_thread.run_sync(tokens.principal, secret)
+        principal = await to_thread.run_sync(verify, secret)
         known.pop(secret, None)
         if principal is not None:
             if len(known) >= _MOST_KNOWN:
@@ -66,7 +71,7 @@ def token_check(tokens: Tokens) -> Check:
             why = 'Bearer realm="imaging-ai", error="invalid_token"'
             raise _unauthorized("the token is not known here, has expired or was revoked", why)
         connection.scope["user"] = principal
-        if not may(principal.role, need):
+        if not principal.may(need):
             raise PermissionDeniedException(f"the role {principal.role} may not do this: it needs {need!r}")
 
     return check

@@ -11,12 +11,12 @@ from imaging_ai.config import Settings
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.route.rules import Rule, parse_rules
 from imaging_ai.send.deliveries import Deliveries
 from imaging_ai.send.destinations import Destination, DicomDestination
-from imaging_ai.tokens import Tokens
 
 
 def make_database(settings: Settings) -> Database:

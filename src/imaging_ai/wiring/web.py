@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imaging_ai.config import Settings
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.workitem_feed import Feed
 from imaging_ai.route.completeness import QuietTimes
-from imaging_ai.tokens import Tokens
 from imaging_ai.wiring.parts import (
     make_archive,
     make_catalog,

@@ -18,13 +18,13 @@ from litestar.testing import TestClient
 import phantoms
 from imaging_ai.core.permission import Role
 from imaging_ai.errors import BadParameterError
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.serve import auth
 from imaging_ai.serve.ahead import answer_ahead
 from imaging_ai.serve.app import make_app
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.wire import Whole
 from imaging_ai.serve.guards import host_check
-from imaging_ai.tokens import Tokens
 from shelf import OHIF, shelf, split
 
 only_linux = pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux tells what is in memory")

@@ -12,10 +12,10 @@ from litestar.testing import TestClient
 from imaging_ai.core.permission import ROLES, Role, may
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import InputError, NotFound
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve import auth
 from imaging_ai.serve.app import make_app
-from imaging_ai.tokens import Tokens
 
 OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 

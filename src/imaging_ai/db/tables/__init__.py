@@ -13,11 +13,12 @@ from imaging_ai.db.tables.images import (
     StudyRow,
 )
 from imaging_ai.db.tables.jobs import DeliveryRow, EvaluationRow, FindingRow, JobRow, ResultRow, WorkerRow
-from imaging_ai.db.tables.people import TokenRow
+from imaging_ai.db.tables.people import AttemptRow, InvitationRow, PersonRow, SessionRow, TokenRow
 from imaging_ai.db.tables.trail import AuditEventRow
 from imaging_ai.db.tables.worklist import NotificationRow, SubscriberRow, SubscriptionRow, WorkItemEventRow, WorkItemRow
 
 __all__ = [
+    "AttemptRow",
     "AuditEventRow",
     "DeletedInstanceRow",
     "DeliveryRow",
@@ -25,11 +26,14 @@ __all__ = [
     "FindingRow",
     "InstanceDocumentRow",
     "InstanceRow",
+    "InvitationRow",
     "JobRow",
     "NotificationRow",
+    "PersonRow",
     "ReplacedInstanceRow",
     "ResultRow",
     "SeriesRow",
+    "SessionRow",
     "StudyRow",
     "SubscriberRow",
     "SubscriptionRow",

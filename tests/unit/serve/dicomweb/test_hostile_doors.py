@@ -17,9 +17,9 @@ from sqlmodel import SQLModel
 import storing
 from imaging_ai.core.permission import Role
 from imaging_ai.db.engine import Database
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.serve.app import make_app
 from imaging_ai.serve.dicomweb.parts import Parts
-from imaging_ai.tokens import Tokens
 
 ORIGIN = "https://viewer.example"
 SOCKET = "/dicom-web/ws/subscribers/READER"
