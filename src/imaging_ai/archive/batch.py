@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from imaging_ai import audit
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import InstanceHeader
 from imaging_ai.core.names import name_key
@@ -104,9 +105,6 @@ _TOUCH_SERIES = (
     "UPDATE series SET instance_count = instance_count + :arrived, state = 'RECEIVING', settle_at = :settle_at, "
     "last_received_at = :now, source = :source, expected_count = COALESCE(:expected, expected_count) WHERE id = :id"
 )
-_PUT_AUDIT = _insert(
-    "audit_event", ["at", "action", "outcome", "actor", "origin", "object_type", "object_uid", "detail"], ""
-)
 _FIND_INSTANCE = (
     "SELECT i.blob_key, i.blob_offset, i.blob_length, i.transfer_syntax_uid, i.series_id, s.origin "
     "FROM instance i JOIN series s ON s.id = i.series_id WHERE i.sop_instance_uid = :sop_instance_uid"
@@ -166,7 +164,10 @@ class KnownRows:
 
 
 class Batch:
-    """One transaction. `execute` runs a statement with named parameters; `made` are the rows that it made."""
+    """One transaction. `execute` runs a statement with named parameters.
+
+    `made` are the rows that it made, and `events` what the audit is to say of it, to be appended last of all.
+    """
 
     def __init__(self, execute: Callable[[str, dict[str, object]], Any], known: KnownRows, now: float, silence: float):
         self._execute = execute
@@ -174,6 +175,7 @@ class Batch:
         self._now = now
         self._silence = silence
         self.made = KnownRows()
+        self.events: list[audit.Event] = []
         self._begun: list[tuple[Visit, int]] = []
 
     def undo(self) -> None:
@@ -278,19 +280,19 @@ class Batch:
             if series_id not in visit.series_uids:
                 visit.series_uids[series_id] = arrival.header.series_instance_uid
                 self._begun.append((visit, series_id))
-                self._execute(_PUT_AUDIT, self._began(arrival))
+                self.events.append(_began(arrival))
 
-    def _began(self, arrival: Arrival) -> dict[str, object]:
-        return {
-            "at": self._now,
-            "action": "begin-transferring-instances",
-            "outcome": "success",
-            "actor": arrival.visit.source,
-            "origin": arrival.visit.origin_address,
-            "object_type": "series",
-            "object_uid": arrival.header.series_instance_uid,
-            "detail": arrival.visit.door,
-        }
+
+def _began(arrival: Arrival) -> audit.Event:
+    visit, uid = arrival.visit, arrival.header.series_instance_uid
+    return audit.event(
+        "begin-transferring-instances",
+        object_type="series",
+        object_uid=uid,
+        actor=visit.source,
+        origin=visit.origin_address,
+        detail=visit.door,
+    )
 
 
 def _order(arrival: Arrival) -> tuple[str, str, str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from sqlalchemy import exc
@@ -16,6 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from imaging_ai.archive import find
 from imaging_ai.archive.batch import Arrival, Batch, KnownRows
+from imaging_ai.audit.trail import append, keys_of
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import DatabaseUnavailable
 
@@ -72,13 +72,7 @@ class Index:
 
     def flush(self) -> None:
         """Make every row committed so far durable."""
-        if self._database.is_sqlite:
-            with self._database.read() as session:
-                _sync_wal(session.connection().connection.driver_connection)
-            return
-        with self._database.write() as session:
-            session.connection().exec_driver_sql("SET LOCAL synchronous_commit = on")
-            session.connection().exec_driver_sql("SELECT txid_current()")  # with an id, it waits for the log
+        self._database.flush()
 
     def close(self) -> None:
         """Give the connection back."""
@@ -89,7 +83,7 @@ class Index:
         connection = self._connection or self._connect()
         cursor = connection.cursor()
         batch = Batch(
-            lambda text, values: cursor.execute(self._translated(text), values) or cursor,
+            partial(self._execute, cursor),
             self._known,
             time.time(),
             self._silence,
@@ -99,6 +93,9 @@ class Index:
                 cursor.execute("BEGIN IMMEDIATE")
                 self._forget_deleted(cursor)
             batch.put(arrivals)
+            if batch.events:
+                keys, shared = keys_of(self._database.info), not self._database.is_sqlite
+                append(partial(self._execute, cursor), batch.events, keys, shared=shared)
             self._doubt(arrivals, True)
             connection.commit()
             self._doubt(arrivals, False)
@@ -176,6 +173,11 @@ class Index:
         if connection is not None:
             connection.invalidate()
 
+    def _execute(self, cursor: Any, text: str, values: Any) -> Any:
+        run = cursor.executemany if isinstance(values, list) else cursor.execute
+        run(self._translated(text), values)
+        return cursor
+
     def _translated(self, text: str) -> str:
         """Write named parameters as the driver wants them."""
         if self._database.is_sqlite:
@@ -183,15 +185,3 @@ class Index:
         if text not in self._translations:
             self._translations[text] = re.sub(r":(\w+)", r"%(\1)s", text)
         return self._translations[text]
-
-
-def _sync_wal(connection: Any) -> None:
-    """Sync the write-ahead log of SQLite: with synchronous=NORMAL only checkpoints do."""
-    for _, _, file in connection.execute("PRAGMA database_list"):
-        log = Path(f"{file}-wal")
-        if file and log.exists():
-            descriptor = os.open(log, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

@@ -7,8 +7,10 @@ writers queue for the lock (`busy_timeout`) instead of failing when one upgrades
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -17,9 +19,10 @@ from sqlmodel import Session
 
 from imaging_ai.errors import DatabaseUnavailable
 
-__all__ = ["Database", "after_commit"]
+__all__ = ["Database", "after_commit", "before_commit"]
 
 _WRITES = "imaging_ai_writes"
+_BEFORE_COMMIT = "imaging_ai_before_commit"
 _AFTER_COMMIT = "imaging_ai_after_commit"
 
 #: libpq: a server that vanished without a word is noticed within half a minute, not when TCP gives up.
@@ -45,6 +48,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 20, max_overflow: int = 20, pool_timeout: float = 10.0) -> None:
         self.url = url.replace("postgresql://", "postgresql+psycopg://", 1)
         self.is_sqlite = self.url.startswith("sqlite")
+        self.info: dict[str, object] = {}  # what every session of this database has as its `info`
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
         options["hide_parameters"] = True  # an error quotes its statement, and would quote the patient with it
         if self.is_sqlite:
@@ -68,6 +72,9 @@ class Database:
         """Open a session whose work is committed when the block ends, and rolled back when it raises."""
         with self._session(writes=True) as session:
             yield session
+            session.flush()
+            for last in tuple(session.info.get(_BEFORE_COMMIT, ())):
+                last(session)
             session.commit()
             calls = tuple(session.info.get(_AFTER_COMMIT, ()))
         for call in calls:
@@ -78,7 +85,7 @@ class Database:
         try:
             with self.engine.connect() as connection:
                 bound = connection.execution_options(**{_WRITES: writes})
-                with Session(bind=bound, expire_on_commit=False) as session:
+                with Session(bind=bound, expire_on_commit=False, info=self.info) as session:
                     yield session
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnavailable(f"the database does not answer: {type(error.orig).__name__}") from error
@@ -94,9 +101,24 @@ class Database:
         with self.read() as session:
             session.connection().execute(text("SELECT 1"))
 
+    def flush(self) -> None:
+        """Make every transaction committed so far durable, also those that did not wait for the disk."""
+        if self.is_sqlite:
+            with self.read() as session:
+                _sync_wal(session.connection().connection.driver_connection)
+            return
+        with self.write() as session:
+            session.connection().exec_driver_sql("SET LOCAL synchronous_commit = on")
+            session.connection().exec_driver_sql("SELECT txid_current()")  # with an id, it waits for the log
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def before_commit(session: Session, call: Callable[[Session], object]) -> None:
+    """Have `call` called, once, as the last act of the transaction of `Database.write` that a session belongs to."""
+    session.info.setdefault(_BEFORE_COMMIT, {})[call] = None
 
 
 def after_commit(session: Session, call: Callable[[], object]) -> None:
@@ -115,3 +137,15 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     immediate = connection.get_execution_options().get(_WRITES, True)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN DEFERRED")
+
+
+def _sync_wal(connection: Any) -> None:
+    """Sync the write-ahead log of SQLite: with synchronous=NORMAL only checkpoints do."""
+    for _, _, file in connection.execute("PRAGMA database_list"):
+        log = Path(f"{file}-wal")
+        if file and log.exists():
+            descriptor = os.open(log, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

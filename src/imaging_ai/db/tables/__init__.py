@@ -14,12 +14,14 @@ from imaging_ai.db.tables.images import (
 )
 from imaging_ai.db.tables.jobs import DeliveryRow, EvaluationRow, FindingRow, JobRow, ResultRow, WorkerRow
 from imaging_ai.db.tables.people import AttemptRow, InvitationRow, PersonRow, SessionRow, TokenRow
-from imaging_ai.db.tables.trail import AuditEventRow
+from imaging_ai.db.tables.trail import AuditCheckpointRow, AuditEventRow, AuditFeedRow
 from imaging_ai.db.tables.worklist import NotificationRow, SubscriberRow, SubscriptionRow, WorkItemEventRow, WorkItemRow
 
 __all__ = [
     "AttemptRow",
+    "AuditCheckpointRow",
     "AuditEventRow",
+    "AuditFeedRow",
     "DeletedInstanceRow",
     "DeliveryRow",
     "EvaluationRow",
