@@ -20,9 +20,13 @@ the HTTP status a web client gets (RFC 9457 problem document), and whether tryin
     │   ├── TooSlow               a body that does not come
     │   ├── NotFound              the named thing does not exist
     │   │   └── Gone              it existed and was deleted
+    │   ├── NotAllowed            whoever asks may not do this
+    │   ├── OverLimit             more than whoever asks may bring or ask for; passing
     │   └── WrongState            the named thing is in no state for what was asked
     ├── UnavailableError          a part of this server is down or full; passing, worth a retry
     │   ├── StorageUnavailable
+    │   │   ├── StorageCorrupted  stored bytes were changed, moved or cut short
+    │   │   └── KeyUnavailable    they are encrypted, and their key cannot be had
     │   ├── DatabaseUnavailable
     │   └── BrokerUnavailable
     ├── ModelError                a job cannot produce a result
@@ -54,15 +58,19 @@ __all__ = [
     "ImagingAiError",
     "InputError",
     "InstanceConflict",
+    "KeyUnavailable",
     "ModelError",
     "ModelFailed",
     "ModelOutOfMemory",
     "NotAcceptable",
+    "NotAllowed",
     "NotDicom",
     "NotFound",
+    "OverLimit",
     "RangeNotSatisfiable",
     "ResultInvalid",
     "SeriesRefused",
+    "StorageCorrupted",
     "StorageUnavailable",
     "TooLarge",
     "TooSlow",
@@ -205,6 +213,30 @@ class TooSlow(InputError):
     http_status = 408
 
 
+class NotAllowed(InputError):
+    """Raised when whoever asks may not do this."""
+
+    code = "not-allowed"
+    dimse_status = 0x0124  # Refused: not authorized
+    http_status = 403
+
+
+class OverLimit(InputError):
+    """Raised when a peer or a program brings or asks for more than it may; passing after `retry_after` seconds."""
+
+    code = "over-limit"
+    dimse_status = 0xA700  # Refused: out of resources
+    http_status = 429
+    retry = True
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[OverLimit], tuple[str, float]]:
+        return type(self), (self.message, self.retry_after)
+
+
 class WrongState(InputError):
     """Raised when the named thing is in no state for what was asked of it."""
 
@@ -225,6 +257,18 @@ class StorageUnavailable(UnavailableError):
     """Raised when the object storage cannot take or give bytes."""
 
     code = "storage-unavailable"
+
+
+class StorageCorrupted(StorageUnavailable):
+    """Raised when stored bytes are not those that were stored: changed, moved or cut short."""
+
+    code = "storage-corrupted"
+
+
+class KeyUnavailable(StorageUnavailable):
+    """Raised when the key of encrypted bytes is not known here, or the key service does not answer."""
+
+    code = "key-unavailable"
 
 
 class DatabaseUnavailable(UnavailableError):

@@ -13,8 +13,17 @@ from imaging_ai.archive.archive import Archive, Kept, Visit
 from imaging_ai.archive.blobs import BlobWriter
 from imaging_ai.archive.file_meta import file_meta
 from imaging_ai.core.identity import is_uid
-from imaging_ai.errors import DatasetMismatch, ImagingAiError, NotDicom, TooLarge, UnsupportedSopClass
+from imaging_ai.errors import (
+    DatasetMismatch,
+    ImagingAiError,
+    NotAllowed,
+    NotDicom,
+    OverLimit,
+    TooLarge,
+    UnsupportedSopClass,
+)
 from imaging_ai.metrics import INSTANCES_RECEIVED, RECEIVED_BYTES
+from imaging_ai.receive.allowance import Allowance
 from imaging_ai.receive.command import Command
 from imaging_ai.receive.negotiation import AcceptedContext
 
@@ -39,18 +48,27 @@ class Incoming:
     """One instance on its way in. What fails is remembered, and the rest of the data set is let pass."""
 
     def __init__(
-        self, archive: Archive, context: AcceptedContext, command: Command, visit: Visit, max_bytes: int
+        self,
+        archive: Archive,
+        context: AcceptedContext,
+        command: Command,
+        visit: Visit,
+        max_bytes: int,
+        allowance: Allowance | None = None,
     ) -> None:
         self._archive = archive
         self._context = context
         self._command = command
         self._visit = visit
         self._max_bytes = max_bytes
+        self._allowance = allowance
         self._writer: BlobWriter | None = None
         self._failure: ImagingAiError | None = None
         self.received = 0
         try:
             self._check_command()
+            if allowance is not None:
+                allowance.begin(visit.source, visit.origin_address)
             self._writer = archive.begin()
             self._writer.write(
                 file_meta(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax_uid, visit.source)
@@ -61,6 +79,8 @@ class Incoming:
     def write(self, fragment: memoryview) -> None:
         """Take a fragment of the data set."""
         self.received += len(fragment)
+        if self._allowance is not None:
+            self._allowance.came(len(fragment))
         if self._writer is None:
             return
         try:
@@ -82,8 +102,12 @@ class Incoming:
                 _log.exception("C-STORE of %s failed: %s", self._command.sop_instance_uid, type(error).__name__)
         failure = self._failure
         assert failure is not None
-        _log.warning(
-            "C-STORE from %s refused with %#06x: %s", self._visit.source, failure.dimse_status, failure.message
+        _log.log(
+            logging.DEBUG if isinstance(failure, OverLimit | NotAllowed) else logging.WARNING,  # those are counted
+            "C-STORE from %s refused with %#06x: %s",
+            self._visit.source,
+            failure.dimse_status,
+            failure.message,
         )
         INSTANCES_RECEIVED.labels(_DOOR, failure.code).inc()
         return Outcome(failure.dimse_status, failure.message)
@@ -109,6 +133,8 @@ class Incoming:
             visit=self._visit,
         )
         self.discard()
+        if self._allowance is not None and kept is not Kept.DUPLICATE:
+            self._allowance.kept(self._visit.source, size)
         _RECEIVED[kept].inc()
         _BYTES.inc(size)
         return Outcome(SUCCESS)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from imaging_ai.core.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from imaging_ai.core.identity import is_uid
 from imaging_ai.receive.pdu import ProposedContext
+from imaging_ai.receive.peers import ANYONE, Peer
 from imaging_ai.receive.policy import AssociationPolicy
 
 __all__ = ["AcceptedContext", "negotiate", "takes"]
 
-_ACCEPTED, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 3, 4
+_ACCEPTED, _USER_REJECTION, _NO_ABSTRACT_SYNTAX, _NO_TRANSFER_SYNTAX = 0, 1, 3, 4
 _IMPLICIT = "1.2.840.10008.1.2"
 
 
@@ -35,11 +36,12 @@ def takes(policy: AssociationPolicy, abstract_syntax: str) -> bool:
 
 
 def negotiate(
-    policy: AssociationPolicy, proposed: Iterable[ProposedContext]
+    policy: AssociationPolicy, proposed: Iterable[ProposedContext], peer: Peer = ANYONE
 ) -> tuple[dict[int, AcceptedContext], dict[int, tuple[int, str]]]:
     """Return the accepted contexts, and the answer (result, transfer syntax) to every proposed one, by id.
 
-    Of several transfer syntaxes the first that is known is taken: the order is the requestor's preference.
+    What `peer` may not do is rejected. Of several transfer syntaxes the first that is known is taken: the order is the
+    requestor's preference.
     """
     accepted: dict[int, AcceptedContext] = {}
     answers: dict[int, tuple[int, str]] = {}
@@ -47,6 +49,9 @@ def negotiate(
         storage = takes(policy, context.abstract_syntax)
         if not storage and context.abstract_syntax != VERIFICATION:
             answers[context.context_id] = _NO_ABSTRACT_SYNTAX, _IMPLICIT
+            continue
+        if ("store" if storage else "echo") not in peer.may:
+            answers[context.context_id] = _USER_REJECTION, _IMPLICIT
             continue
         any_syntax = storage and context.abstract_syntax not in STORAGE_SOP_CLASSES
         known = (uid for uid in context.transfer_syntaxes if uid in TRANSFER_SYNTAXES or (any_syntax and is_uid(uid)))

@@ -6,6 +6,7 @@ data path is compared with.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,20 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
+from pynetdicom.transport import RequestHandler
 
 from imaging_ai.archive.archive import Archive, Visit
 from imaging_ai.core.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from imaging_ai.core.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from imaging_ai.receive.allowance import Allowance
 from imaging_ai.receive.command import C_STORE, Command
 from imaging_ai.receive.intake import Incoming
 from imaging_ai.receive.negotiation import AcceptedContext
 from imaging_ai.receive.policy import AssociationPolicy
 
-__all__ = ["PlainStorage", "application_entity"]
+__all__ = ["Handover", "PlainStorage", "application_entity"]
+
+_SUCCESS, _NOT_AUTHORIZED = 0x0000, 0x0124
 
 #: (event, handler) pairs and presentation contexts of further services on the same port (C-FIND, C-MOVE, …).
 Handlers = list[tuple[Any, Callable[[Any], Any]]]
@@ -52,6 +57,19 @@ def storage_contexts(policy: AssociationPolicy) -> list[PresentationContext]:
     return [build_context(uid, list(TRANSFER_SYNTAXES)) for uid in classes]
 
 
+class Handover(RequestHandler):
+    """Gives a connection to pynetdicom, and its association what the peer may still do (`assoc.allowance`)."""
+
+    def __init__(self, sock: socket.socket, address: Any, server: Any, allowance: Allowance) -> None:
+        self._allowance = allowance
+        super().__init__(sock, address, server)
+
+    def _create_association(self) -> Any:
+        assoc: Any = super()._create_association()
+        assoc.allowance = self._allowance
+        return assoc
+
+
 class PlainStorage:
     """The handlers of storage associations on pynetdicom's data path."""
 
@@ -64,6 +82,7 @@ class PlainStorage:
     def handlers(self) -> Handlers:
         """Return what to bind to a pynetdicom server."""
         return [
+            (evt.EVT_C_ECHO, lambda event: _SUCCESS if "echo" in event.assoc.allowance.peer.may else _NOT_AUTHORIZED),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_RELEASED, lambda event: self._end(event, graceful=True)),
             (evt.EVT_ABORTED, lambda event: self._end(event, graceful=False)),
@@ -86,7 +105,7 @@ class PlainStorage:
             str(request.AffectedSOPClassUID).strip(),
             str(request.AffectedSOPInstanceUID).strip(),
         )
-        incoming = Incoming(self._archive, context, command, visit, self._policy.max_object_bytes)
+        incoming = Incoming(self._archive, context, command, visit, self._policy.max_object_bytes, assoc.allowance)
         incoming.write(request.DataSet.getbuffer())
         outcome = incoming.finish()
         if not outcome.comment:

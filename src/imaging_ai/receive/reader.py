@@ -1,11 +1,13 @@
 """Reading PDUs from a socket into one buffer, without copying what passes through (PS3.8 section 9.3).
 
-Time-outs are the kernel's (SO_RCVTIMEO), so that a read is one system call.
+Time-outs are the kernel's (SO_RCVTIMEO), so that a read is one system call; over TLS they are Python's, whose `ssl`
+tries again for ever after the kernel's.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 
@@ -41,6 +43,9 @@ class PduReader:
     def set_timeout(self, seconds: float) -> None:
         """Change how long to wait for the peer, in both directions."""
         self._timeout = seconds
+        if isinstance(self._sock, ssl.SSLSocket):
+            self._sock.settimeout(seconds)
+            return
         interval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
@@ -96,7 +101,7 @@ class PduReader:
     def _receive(self) -> None:
         try:
             received = self._sock.recv_into(self._view[self._end :])
-        except BlockingIOError:
+        except (BlockingIOError, TimeoutError):
             raise PeerGone("nothing came for too long") from None
         except OSError as error:
             raise PeerGone(f"the connection broke ({type(error).__name__})") from None

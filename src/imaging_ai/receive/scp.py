@@ -8,31 +8,35 @@ from __future__ import annotations
 
 import logging
 import socket
-import struct
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import ThreadedAssociationServer
 
 from imaging_ai.archive.archive import Archive, Visit
-from imaging_ai.audit import record
+from imaging_ai.archive.usage import DailyUse
+from imaging_ai.core.tls import ServerTls
 from imaging_ai.errors import ImagingAiError
 from imaging_ai.metrics import ASSOCIATIONS
+from imaging_ai.receive.allowance import Allowance, Allowances
 from imaging_ai.receive.negotiation import negotiate
-from imaging_ai.receive.pdu import AssociateRequest, MalformedPdu, PduType, abort, accept, parse_request, reject
-from imaging_ai.receive.plain import Handlers, PlainStorage, application_entity
+from imaging_ai.receive.opening import close, put_back, read_request, secure, take_in
+from imaging_ai.receive.pdu import AssociateRequest, MalformedPdu, abort, accept, parse_request, reject
+from imaging_ai.receive.peers import certificate_of
+from imaging_ai.receive.plain import Handlers, Handover, PlainStorage, application_entity
 from imaging_ai.receive.policy import AssociationPolicy, Refusal
+from imaging_ai.receive.refusals import RefusalLog
 from imaging_ai.receive.session import StorageSession
 
 __all__ = ["StorageScp"]
 
 _log = logging.getLogger(__name__)
-_MAX_REQUEST_BYTES = 1 << 20
 _LINGER_SECONDS = 1.0
 #: So many connections more than associations are heard, to be refused properly; further ones are closed at once.
 _WAITING_ROOM = 64
@@ -44,7 +48,8 @@ OnReleased = Callable[[frozenset[int], bool], None]
 class StorageScp:
     """A Storage and Verification SCP.
 
-    Several processes may listen on one port with `share_port`. `services` are presentation contexts and handlers that
+    Several processes may listen on one port with `share_port`. With `tls` there is DICOM over TLS on `tls_port`; where
+    that is `port`, nothing else is spoken. `services` are presentation contexts and handlers that
     pynetdicom serves on the same port.
     """
 
@@ -57,6 +62,8 @@ class StorageScp:
         host: str = "",
         port: int = 0,
         share_port: bool = False,
+        tls: ServerTls | None = None,
+        tls_port: int = 0,
         services: tuple[list[PresentationContext], Handlers] | None = None,
     ) -> None:
         self.archive = archive
@@ -66,8 +73,11 @@ class StorageScp:
         self._share_port = share_port
         self._contexts, self._handlers = services or ([], [])
         self._served_by_pynetdicom = {str(context.abstract_syntax) for context in self._contexts}
-        self._server: ThreadedAssociationServer | None = None
-        self._thread: threading.Thread | None = None
+        self._tls, self._tls_port = tls, tls_port
+        self._servers: list[ThreadedAssociationServer] = []
+        self._ports: dict[int, int] = {}  # asked for, and given
+        self._refusals = RefusalLog(archive.database)
+        self._allowances = Allowances(policy.peers, DailyUse(archive.database), self._refusals)
         self._lock = threading.Lock()
         self._open = 0
         self._sessions: set[StorageSession] = set()
@@ -75,41 +85,50 @@ class StorageScp:
     @property
     def port(self) -> int:
         """The port that is listened on; chosen by the system when 0 was asked for."""
-        return int(self._server.server_address[1]) if self._server else self._address[1]
+        return self._ports.get(self._address[1], self._address[1])
+
+    @property
+    def tls_port(self) -> int:
+        """The port of DICOM over TLS; the same as `port` where nothing else is spoken."""
+        return self._ports.get(self._tls_port, self._tls_port)
 
     def start(self) -> None:
         """Listen, and return; associations are served by threads."""
         entity = application_entity(self._policy)
         plain = PlainStorage(self.archive, self._policy, self._ended)
-        server = entity.make_server(
-            self._address,
-            contexts=[*entity.supported_contexts, *self._contexts],
-            evt_handlers=[*plain.handlers(), *self._handlers],
-            server_class=_Server,
-            request_handler=lambda request, address, server: self._handle(request, address, server),
-            share_port=self._share_port,
-        )
-        entity._servers.append(server)
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="storage-scp", daemon=True)
-        self._thread.start()
+        ports = dict.fromkeys([self._address[1], *([self._tls_port] if self._tls else [])])
+        for port in ports:
+            server = entity.make_server(
+                (self._address[0], port),
+                contexts=[*entity.supported_contexts, *self._contexts],
+                evt_handlers=[*plain.handlers(), *self._handlers],
+                server_class=_Server,
+                request_handler=self._handle,
+                share_port=self._share_port,
+                tls=self._tls if port == self._tls_port else None,
+            )
+            entity._servers.append(server)
+            self._servers.append(server)
+            self._ports[port] = int(server.server_address[1])
+            threading.Thread(target=server.serve_forever, name="storage-scp", daemon=True).start()
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Stop listening, let messages under way finish within `grace_seconds`, and end all associations."""
-        if self._server is None:
-            return
-        server, self._server = self._server, None
-        server.shutdown()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.shutdown()
         self._stop_sessions(at_once=False)
         deadline = time.monotonic() + grace_seconds
         while self._open and time.monotonic() < deadline:
             time.sleep(0.01)
         self._stop_sessions(at_once=True)
-        for assoc in server.active_associations:
-            assoc.abort()
+        for server in servers:
+            for assoc in server.active_associations:
+                assoc.abort()
         deadline = time.monotonic() + _LINGER_SECONDS
         while self._open and time.monotonic() < deadline:
             time.sleep(0.01)
+        self._refusals.close()
 
     def _stop_sessions(self, *, at_once: bool) -> None:
         with self._lock:
@@ -122,38 +141,62 @@ class StorageScp:
     def _handle(self, sock: socket.socket, address: tuple[Any, ...], server: _Server) -> None:
         """Serve a connection; closes it, or hands it to pynetdicom, which does."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        given_away = False
+        connection: socket.socket | None = sock
+        where = str(address[0])
         try:
             with self._counted() as now_open:
                 if now_open > self._policy.max_associations + _WAITING_ROOM:
-                    _log.warning("a connection from %s was closed: too many are open", address[0])
+                    self._refusals.note("too-many-connections", where)
+                    return
+                deadline = time.monotonic() + self._policy.artim_seconds
+                if server.tls is not None:
+                    connection = None  # until the handshake is done it is closed there
+                    connection = secure(sock, server.tls.context(), deadline)
+                assert connection is not None
+                pdu = read_request(connection, deadline)
+                request = parse_request(pdu[6:])
+                allowance = self._admit(request, connection, where, now_open)
+                if isinstance(allowance, Refusal):
+                    self._refuse(connection, request, where, allowance)
                     return
                 try:
-                    pdu = _read_request(sock, self._policy.artim_seconds)
-                    request = parse_request(pdu[6:])
-                except MalformedPdu as error:
-                    _log.warning("a connection from %s was aborted: %s", address[0], error)
-                    sock.sendall(abort(error.reason))
-                    return
-                if self._policy.data_path != "fast" or self._contexts:
-                    now_open += len(server.active_associations)
-                refusal = self._policy.refusal(request, str(address[0]), now_open)
-                if refusal is not None:
-                    self._refuse(sock, request, str(address[0]), refusal)
-                    return
-                if self._is_ours(request):
-                    sock.recv(1)
-                    self._serve(sock, request, str(address[0]))
-                    return
-            given_away = True
-            RequestHandler(_Rewound(sock, pdu[:-1]), address, server)
+                    if self._is_ours(request):
+                        take_in(connection)
+                        self._serve(connection, request, where, allowance)
+                        return
+                finally:
+                    allowance.leave()
+            given, connection = connection, None
+            Handover(put_back(given, pdu, self._policy.idle_seconds), address, server, allowance)
+        except MalformedPdu as error:
+            self._refusals.note("no-association-request", where)
+            _abort(connection, error.reason)
+        except ssl.SSLError as error:
+            self._refusals.note(f"tls-{(error.reason or 'failed').lower().replace('_', '-')}", where)
         except OSError as error:
-            _log.info("a connection from %s broke (%s)", address[0], type(error).__name__)
+            _log.info("a connection from %s broke (%s)", where, type(error).__name__)
         except Exception:  # noqa: BLE001 - the edge of a connection's thread: the server lives on
-            _log.exception("a connection from %s failed", address[0])
+            _log.exception("a connection from %s failed", where)
         finally:
-            if not given_away:
-                _close(sock)
+            if connection is not None:
+                close(connection)
+
+    def _admit(
+        self, request: AssociateRequest, connection: socket.socket, address: str, now_open: int
+    ) -> Allowance | Refusal:
+        """Return what whoever asks may do, with one association more in it, or why there is none."""
+        others: list[Any] = []
+        if self._policy.data_path != "fast" or self._contexts:
+            others = [assoc for server in self._servers for assoc in server.active_associations]
+        refusal = self._policy.refusal(request, address, now_open + len(others))
+        if refusal is not None:
+            return refusal
+        peer = self._policy.peer(request.calling_ae_title, address, certificate_of(connection))
+        if isinstance(peer, Refusal):
+            return peer
+        allowance = self._allowances.of(peer)
+        further = sum(assoc.allowance is allowance for assoc in others)
+        return allowance if allowance.enter(further) else Refusal.TOO_MANY_OF_PEER
 
     @contextmanager
     def _counted(self) -> Iterator[int]:
@@ -174,10 +217,18 @@ class StorageScp:
         proposed = {context.abstract_syntax for context in request.contexts}
         return proposed.isdisjoint(self._served_by_pynetdicom)
 
-    def _serve(self, sock: socket.socket, request: AssociateRequest, address: str) -> None:
-        contexts, answers = negotiate(self._policy, request.contexts)
+    def _serve(self, sock: socket.socket, request: AssociateRequest, address: str, allowance: Allowance) -> None:
+        contexts, answers = negotiate(self._policy, request.contexts, allowance.peer)
         visit = Visit(request.calling_ae_title, address, "dimse")
-        session = StorageSession(sock, self.archive, self._policy, contexts, visit, request.max_pdu_bytes)
+        session = StorageSession(
+            sock,
+            self.archive,
+            self._policy,
+            contexts,
+            visit,
+            request.max_pdu_bytes,
+            allowance if allowance.peer.is_limited else None,
+        )
         with self._lock:
             self._sessions.add(session)
         graceful = False
@@ -210,23 +261,15 @@ class StorageScp:
 
     def _refuse(self, sock: socket.socket, request: AssociateRequest, address: str, refusal: Refusal) -> None:
         result, source, reason, code = refusal.value
-        sock.recv(1)
+        take_in(sock)
         sock.sendall(reject(result, source, reason))
-        _log.warning("association from %s refused: %s", address, code)
-        try:
-            with self.archive.database.write() as session:
-                record(
-                    session,
-                    "open-association",
-                    object_type="association",
-                    object_uid="",
-                    actor=request.calling_ae_title,
-                    origin=address,
-                    outcome="refused",
-                    detail=code,
-                )
-        except ImagingAiError as error:
-            _log.warning("a refused association was not recorded: %s", error)
+        self._refusals.note(code, address, request.calling_ae_title)
+
+
+def _abort(sock: socket.socket | None, reason: int) -> None:
+    if sock is not None:
+        with suppress(OSError):  # it may be gone
+            sock.sendall(abort(reason))
 
 
 class _Server(ThreadedAssociationServer):
@@ -236,8 +279,9 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, *arguments: Any, share_port: bool = False, **options: Any) -> None:
+    def __init__(self, *arguments: Any, share_port: bool = False, tls: ServerTls | None = None, **options: Any) -> None:
         self._share_port = share_port
+        self.tls = tls  # not `ssl_context`: with that the handshake would hold up all who connect after
         super().__init__(*arguments, **options)
 
     def server_bind(self) -> None:
@@ -252,54 +296,3 @@ class _Server(ThreadedAssociationServer):
 
     def service_actions(self) -> None:
         """Leave garbage to Python: the base class collects on every sixtieth connection."""
-
-
-class _Rewound(socket.socket):
-    """A connection whose first bytes were read already, all but one: it is readable, and gives them again."""
-
-    def __init__(self, sock: socket.socket, unread: bytes) -> None:
-        super().__init__(fileno=sock.detach())
-        self.settimeout(None)
-        self._unread = unread
-
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        if not self._unread:
-            return super().recv(size, flags)
-        head, self._unread = self._unread[:size], self._unread[size:]
-        return head
-
-
-def _read_request(sock: socket.socket, artim_seconds: float) -> bytes:
-    """Read an A-ASSOCIATE-RQ within the ARTIM time, leaving its last byte in the socket."""
-    deadline = time.monotonic() + artim_seconds
-    header = _receive(sock, 6, deadline)
-    kind, _, length = struct.unpack(">BBI", header)
-    if kind != PduType.ASSOCIATE_RQ:
-        raise MalformedPdu(2 if PduType.ASSOCIATE_AC <= kind <= PduType.ABORT else 1, "no A-ASSOCIATE-RQ")
-    if not 68 <= length <= _MAX_REQUEST_BYTES:
-        raise MalformedPdu(6, f"an A-ASSOCIATE-RQ of {length} bytes")
-    body = _receive(sock, length - 1, deadline)
-    return header + body + _receive(sock, 1, deadline, socket.MSG_PEEK)
-
-
-def _receive(sock: socket.socket, length: int, deadline: float, flags: int = 0) -> bytes:
-    parts = bytearray()
-    while len(parts) < length:
-        sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        part = sock.recv(length - len(parts), flags)
-        if not part:
-            raise ConnectionResetError
-        parts += part
-    sock.settimeout(None)
-    return bytes(parts)
-
-
-def _close(sock: socket.socket) -> None:
-    """Wait a moment for the peer to close first, so that what we wrote last reaches it (PS3.8 9.2, Sta13)."""
-    try:
-        sock.settimeout(_LINGER_SECONDS)
-        while sock.recv(4096):
-            continue
-    except OSError:
-        _log.debug("the peer did not close the connection")
-    sock.close()

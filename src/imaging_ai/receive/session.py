@@ -10,6 +10,7 @@ import logging
 import socket
 
 from imaging_ai.archive.archive import Archive, Visit
+from imaging_ai.receive.allowance import Allowance
 from imaging_ai.receive.command import C_CANCEL, C_ECHO, C_STORE, Command, parse_command, response, response_pdus
 from imaging_ai.receive.intake import SUCCESS, Incoming, Outcome
 from imaging_ai.receive.negotiation import AcceptedContext
@@ -38,6 +39,7 @@ class StorageSession:
         contexts: dict[int, AcceptedContext],
         visit: Visit,
         peer_max_pdu_bytes: int,
+        allowance: Allowance | None = None,
     ) -> None:
         self._sock = sock
         self._archive = archive
@@ -45,6 +47,7 @@ class StorageSession:
         self._contexts = contexts
         self._visit = visit
         self._peer_max_pdu_bytes = peer_max_pdu_bytes
+        self._allowance = allowance
         self._reader = PduReader(sock, policy.idle_seconds)
         self._max_pdu_bytes = max(policy.max_pdu_bytes, _MAX_PDU_BYTES)
         self._command_bytes = bytearray()
@@ -63,7 +66,7 @@ class StorageSession:
         self._stopping = True
         if at_once or self.is_idle:
             try:
-                self._sock.shutdown(socket.SHUT_RD)
+                socket.socket.shutdown(self._sock, socket.SHUT_RD)  # SSLSocket's own would drop TLS, not the reading
             except OSError:
                 _log.debug("the association ended by itself")
 
@@ -150,7 +153,9 @@ class StorageSession:
             self._command_bytes.clear()
             if command.field == C_STORE:
                 context = self._contexts[self._context_id]
-                self._incoming = Incoming(self._archive, context, command, self._visit, self._policy.max_object_bytes)
+                self._incoming = Incoming(
+                    self._archive, context, command, self._visit, self._policy.max_object_bytes, self._allowance
+                )
             self._command = command
             if command.has_data_set:
                 return
