@@ -51,9 +51,9 @@ def append(execute: Execute, events: Sequence[Event], keys: Keyring, *, shared: 
     if shared:
         execute(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
     last = execute(_HEAD, {}).fetchone()
-    sequence, previous = last or (0, GENESIS)
+    number, previous = last or (0, GENESIS)
     rows = []
-    for sequence, one in enumerate(events, sequence + 1):
+    for sequence, one in enumerate(events, number + 1):
         values = (
             *(sequence, one.at, one.action, one.outcome, one.actor, one.origin),
             *(one.object_type, one.object_uid, one.detail, keys.current),

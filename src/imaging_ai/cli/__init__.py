@@ -12,6 +12,7 @@ import click
 
 from imaging_ai import __version__
 from imaging_ai.cli.admin import config, db, doctor
+from imaging_ai.cli.audit import audit
 from imaging_ai.cli.demo import demo
 from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
@@ -54,6 +55,7 @@ _COMMANDS = (
     viewer,
     demo,
     token,
+    audit,
 )
 for _command in _COMMANDS:
     cli.add_command(_command)

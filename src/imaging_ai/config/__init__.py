@@ -18,6 +18,7 @@ from typing import Any, get_args
 import msgspec
 
 from imaging_ai.config.sections import (
+    AuditSettings,
     AuthSettings,
     BrokerSettings,
     DatabaseSettings,
@@ -49,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     routing: RoutingSettings = RoutingSettings()
     worker: WorkerSettings = WorkerSettings()
     models: ModelSettings = ModelSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     rules: tuple[dict[str, Any], ...] = ()
     destinations: tuple[dict[str, Any], ...] = ()
@@ -74,6 +76,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def storage_url(self) -> str:
         """The URL of the object storage."""
         return self.storage.url or f"file://{self.data_path / 'objects'}"
+
+    @property
+    def audit_key_path(self) -> Path:
+        """The keys that seal the audit trail."""
+        return Path(self.audit.key_file or self.data_path / "audit.key").expanduser().absolute()
+
+    @property
+    def audit_anchor_path(self) -> Path:
+        """Where the end of the audit trail is anchored."""
+        return Path(self.audit.anchor or self.data_path / "audit.anchor").expanduser().absolute()
 
     @property
     def viewer_path(self) -> Path:

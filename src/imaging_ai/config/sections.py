@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "AuditSettings",
     "AuthSettings",
     "BrokerSettings",
     "DatabaseSettings",
@@ -116,6 +117,16 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mb: Count = 4096
     allow_scripts: bool = False
     shipped: bool = True
+
+
+class AuditSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What seals the audit trail, where its end is anchored (empty: in the data directory), where it is sent."""
+
+    key_file: str = ""
+    anchor: str = ""
+    syslog: str = ""
+    syslog_ca_file: str = ""
+    syslog_certificate: str = ""
 
 
 class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,6 +6,8 @@ from functools import partial
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import BlobStore, open_store
+from imaging_ai.audit.keys import open_keys
+from imaging_ai.audit.trail import attach
 from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
 from imaging_ai.db import migrate
@@ -22,7 +24,9 @@ from imaging_ai.send.destinations import Destination, DicomDestination
 def make_database(settings: Settings) -> Database:
     """Open the database of the settings."""
     settings.data_path.mkdir(parents=True, exist_ok=True)
-    return Database(settings.database_url)
+    database = Database(settings.database_url)
+    attach(database, open_keys(settings.audit_key_path))
+    return database
 
 
 def make_current_database(settings: Settings) -> Database:

@@ -13,13 +13,13 @@ _INDEXED = ("action", "actor", "at", "object_uid")
 _TEXT = sqlmodel.sql.sqltypes.AutoString
 
 #: An event may be removed only when a checkpoint stands for it (`audit.retention`); nothing may ever be changed.
-_REFUSE = "BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
+_REFUSE = " BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END"
 _SQLITE = (
-    f"CREATE TRIGGER audit_event_unchanged BEFORE UPDATE ON audit_event {_REFUSE}",
+    "CREATE TRIGGER audit_event_unchanged BEFORE UPDATE ON audit_event",
     "CREATE TRIGGER audit_event_kept BEFORE DELETE ON audit_event "
-    f"WHEN OLD.id > (SELECT coalesce(max(id), 0) FROM audit_checkpoint) {_REFUSE}",
-    f"CREATE TRIGGER audit_checkpoint_unchanged BEFORE UPDATE ON audit_checkpoint {_REFUSE}",
-    f"CREATE TRIGGER audit_checkpoint_kept BEFORE DELETE ON audit_checkpoint {_REFUSE}",
+    "WHEN OLD.id > (SELECT coalesce(max(id), 0) FROM audit_checkpoint)",
+    "CREATE TRIGGER audit_checkpoint_unchanged BEFORE UPDATE ON audit_checkpoint",
+    "CREATE TRIGGER audit_checkpoint_kept BEFORE DELETE ON audit_checkpoint",
 )
 _POSTGRESQL = """
 CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -70,8 +70,11 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )
-    for statement in (_POSTGRESQL,) if op.get_bind().dialect.name == "postgresql" else _SQLITE:
-        op.execute(statement)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(_POSTGRESQL)
+        return
+    for trigger in _SQLITE:
+        op.execute(trigger + _REFUSE)
 
 
 def _number() -> sa.Column:
