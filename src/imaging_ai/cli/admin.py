@@ -23,6 +23,8 @@ def check(context: click.Context) -> None:
     settings = settings_of(context)
     destinations = wiring.make_destinations(settings)
     rules = wiring.make_rules(settings)
+    wiring.make_peers(settings)
+    wiring.make_dicom_tls(settings)
     click.echo(f"{settings.source or 'defaults'}: {len(rules)} rules, {len(destinations)} destinations: good")
 
 

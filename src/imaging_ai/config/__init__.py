@@ -17,6 +17,8 @@ from typing import Any, get_args
 
 import msgspec
 
+from imaging_ai.config import secrets
+from imaging_ai.config.secrets import insert_passwords, refuse_secrets
 from imaging_ai.config.sections import (
     AuditSettings,
     AuthSettings,
@@ -26,6 +28,7 @@ from imaging_ai.config.sections import (
     HttpSettings,
     LogSettings,
     ModelSettings,
+    PeerSettings,
     RoutingSettings,
     StorageSettings,
     WorkerSettings,
@@ -54,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     rules: tuple[dict[str, Any], ...] = ()
     destinations: tuple[dict[str, Any], ...] = ()
+    peers: tuple[PeerSettings, ...] = ()
     #: The file these settings came from, for error messages; "" when there is none.
     source: str = ""
 
@@ -121,7 +125,9 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
     path = path or environment.get(f"{ENVIRONMENT_PREFIX}CONFIG") or None
     tree = _read_file(Path(path)) if path else {}
     _check_keys(tree, str(path))
+    refuse_secrets(tree, str(path))
     _overlay(tree, environment)
+    insert_passwords(tree, str(path or "environment"))
     try:
         settings = msgspec.convert({**tree, "source": str(path or "")}, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -136,18 +142,7 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
 
 def masked(settings: Settings) -> dict[str, Any]:
     """Return the settings as a plain tree with passwords in URLs and tokens hidden, for `config show`."""
-    tree = msgspec.to_builtins(settings)
-    return {key: _mask(key, value) for key, value in tree.items()}
-
-
-def _mask(key: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _mask(name, inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_mask(key, inner) for inner in value]
-    if re.search(r"password|token|secret", key) and value:
-        return "***"
-    return re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", value) if isinstance(value, str) else value
+    return {key: secrets.masked(key, value) for key, value in msgspec.to_builtins(settings).items()}
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ __all__ = [
     "HttpSettings",
     "LogSettings",
     "ModelSettings",
+    "PeerSettings",
     "RoutingSettings",
     "StorageSettings",
     "WorkerSettings",
@@ -23,6 +24,7 @@ __all__ = [
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Queue = Literal["route", "inference-cpu", "inference-gpu", "delivery"]
 
@@ -46,6 +48,24 @@ class DicomSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accept_unknown_sop_classes: bool = False
     processes: Count = 1
     share_port: bool = False
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_port: Port = 2762
+    tls_ca_file: str = ""
+    tls_require_certificate: bool = True
+
+
+class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[peers]]` table: who it is, what it may do, and how much (docs/network.md). 0 is no limit."""
+
+    ae_title: Annotated[str, Meta(min_length=1, max_length=16)]
+    addresses: tuple[str, ...] = ()
+    certificates: tuple[str, ...] = ()
+    may: tuple[Literal["echo", "store"], ...] = ("echo", "store")
+    max_associations: Annotated[int, Meta(ge=0)] = 0
+    instances_per_second: NotNegative = 0.0
+    megabytes_per_second: NotNegative = 0.0
+    gigabytes_per_day: NotNegative = 0.0
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,34 +78,52 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cors_origins: tuple[str, ...] = ()
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_ca_file: str = ""
     viewer: str = ""
+    requests_per_second: NotNegative = 0.0
+    burst: Count = 1000
+    gigabytes_per_day: NotNegative = 0.0
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may use the web server: whoever has a token, or (`off`, only on loopback) everyone on this machine."""
+    """Who may use the web server: whoever has logged in or has a token, or (`off`, on loopback) everyone on this machine."""
 
-    mode: Literal["off", "token"] = "off"
+    mode: Literal["off", "token"] = "token"
+    key_file: str = ""
+    access_minutes: Positive = 5.0
+    idle_minutes: Positive = 15.0
+    session_hours: Positive = 12.0
+    emergency_minutes: Positive = 60.0
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ledger; empty means SQLite in the data directory."""
 
     url: str = ""
+    password_file: str = ""
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The doorbell: `embedded` (one machine) or `redis://…`."""
 
     url: str = "embedded"
+    password_file: str = ""
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where objects lie (empty: a folder in the data directory; or `s3://bucket/prefix?endpoint=…`)."""
+    """Where objects lie (empty: a folder in the data directory; or `s3://bucket/prefix?endpoint=…`), and who has the keys.
+
+    With a key new objects are encrypted, unless `encrypt_new` says no; without one they are plain.
+    """
 
     url: str = ""
     on_conflict: Literal["keep-first", "replace"] = "keep-first"
     min_free_mb: Annotated[int, Meta(ge=0)] = 512
     orphan_hours: Annotated[float, Meta(ge=0)] = 24.0
+    encryption_key_file: str = ""
+    encryption_key_service: str = ""
+    encryption_token_file: str = ""
+    encrypt_new: bool = True
 
 
 class RoutingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,7 +30,7 @@ from imaging_ai.wiring.parts import (
     make_store,
     make_tokens,
 )
-from imaging_ai.wiring.receive import make_receiver, run_describer
+from imaging_ai.wiring.receive import make_dicom_tls, make_peers, make_receiver, run_describer
 from imaging_ai.wiring.web import make_web_app, serve_web
 from imaging_ai.wiring.work import make_pipeline, make_worker
 
@@ -48,8 +48,10 @@ __all__ = [
     "make_database",
     "make_deliveries",
     "make_destinations",
+    "make_dicom_tls",
     "make_doorbell",
     "make_ledger",
+    "make_peers",
     "make_pipeline",
     "make_receiver",
     "make_rules",
@@ -68,6 +70,8 @@ __all__ = [
 def make_supervisor(settings: Settings) -> Supervisor:
     """Plan the roles of `imaging-ai serve`; the database is brought up to date first."""
     make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
+    make_peers(settings)
+    make_dicom_tls(settings)
     migrate.upgrade(make_database(settings))
     shutil.rmtree(settings.run_path / "metrics", ignore_errors=True)  # counters begin anew with the server
     front = ("--config", settings.source) if settings.source else ()

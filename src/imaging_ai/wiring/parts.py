@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import BlobStore, open_store
@@ -10,9 +11,11 @@ from imaging_ai.audit.keys import open_keys
 from imaging_ai.audit.trail import attach
 from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
+from imaging_ai.core.tls import Identity
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.keys.service import KeyService, KeyServices
 from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
@@ -38,23 +41,46 @@ def make_current_database(settings: Settings) -> Database:
     return database
 
 
-def make_store(settings: Settings) -> BlobStore:
-    """Open the object storage of the settings."""
+def make_keys(settings: Settings) -> KeyService | None:
+    """Open what holds the keys of encrypted objects; None: there are none. The service, if any, wraps new ones."""
+    storage, services = settings.storage, list[KeyService]()
+    if storage.encryption_key_service:
+        from imaging_ai.keys.transit import open_transit
+
+        services.append(open_transit(storage.encryption_key_service, storage.encryption_token_file))
+    if storage.encryption_key_file:
+        from imaging_ai.keys.file import FileKeys
+
+        services.append(FileKeys(Path(storage.encryption_key_file).expanduser().absolute()))
+    return KeyServices(services) if services else None
+
+
+def make_store(settings: Settings, *, seals: bool = True) -> BlobStore:
+    """Open the object storage of the settings; if it `seals`, it encrypts new objects where there is a key."""
     return open_store(
         settings.storage_url,
         sync=settings.dicom.ack == "synced",
         min_free_bytes=settings.storage.min_free_mb << 20,
+        keys=make_keys(settings),
+        seals=seals and settings.storage.encrypt_new,
     )
 
 
-def make_archive(settings: Settings, database: Database | None = None) -> Archive:
+def make_archive(settings: Settings, database: Database | None = None, *, seals: bool = True) -> Archive:
     """Put the archive together."""
     return Archive(
         database or make_current_database(settings),
-        make_store(settings),
+        make_store(settings, seals=seals),
         conflict=settings.storage.on_conflict,
         silence=settings.routing.silence_seconds,
     )
+
+
+def make_identity(certificate: str, key: str, where: str) -> Identity | None:
+    """Name a certificate with its key; None where neither is set."""
+    if bool(certificate) != bool(key):
+        raise ConfigError(f"{where}: goes together with its key; give both")
+    return Identity(Path(certificate).expanduser(), Path(key).expanduser()) if certificate else None
 
 
 def make_catalog(settings: Settings) -> Catalog:
