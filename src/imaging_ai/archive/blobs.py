@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 from imaging_ai.archive.folder import FolderStore, Known
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import ConfigError
+from imaging_ai.keys.cabinet import FolderCabinet
+from imaging_ai.keys.ring import KeyRing
+from imaging_ai.keys.service import KeyService, KeyServices
 
 __all__ = ["BlobStore", "BlobWriter", "FolderStore", "JournaledStore", "NearStore", "StagedWriter", "open_store"]
 
@@ -61,8 +64,11 @@ class BlobStore(Protocol):
 class StagedWriter(Protocol):
     """A writer whose durability can be shared: many are staged, then one `JournaledStore.sync` covers all."""
 
-    def stage(self) -> BlobRef:
-        """Put all bytes in place; they are durable only after the store's next `sync`."""
+    def stage(self, *, put: bool = False) -> BlobRef:
+        """Put all bytes in place; they are durable only after the store's next `sync`.
+
+        With `put` the caller writes the index row itself: what a crash leaves without one is nobody's.
+        """
 
 
 @runtime_checkable
@@ -99,13 +105,30 @@ class NearStore(Protocol):
         """Read a range of an object, as long as `into`, if nothing waits for it; say whether it did."""
 
 
-def open_store(url: str, *, sync: bool = True, min_free_bytes: int = 64 << 20) -> BlobStore:
-    """Open the store of a URL: ``file:///…`` or a path, or ``s3://bucket/prefix``."""
+def open_store(
+    url: str, *, sync: bool = True, min_free_bytes: int = 64 << 20, keys: KeyService | None = None, seals: bool = True
+) -> BlobStore:
+    """Open the store of a URL: ``file:///…`` or a path, or ``s3://bucket/prefix``.
+
+    With `keys` it reads encrypted objects, and where it `seals` encrypts new ones. Where none ever were, all is plain.
+    """
     parts = urlsplit(url)
     if parts.scheme in ("", "file"):
-        return FolderStore(Path(unquote(parts.path)), sync=sync, min_free_bytes=min_free_bytes)
+        root = Path(unquote(parts.path))
+        cabinet = FolderCabinet(root / "keys")
+        if keys is None and not any(cabinet.names()):
+            return FolderStore(root, sync=sync, min_free_bytes=min_free_bytes)
+        from imaging_ai.archive.sealed_folder import SealedFolderStore  # encryption is loaded only where it is used
+
+        ring, seals = KeyRing(cabinet, keys or KeyServices(())), seals and keys is not None
+        return SealedFolderStore(root, ring, seals=seals, sync=sync, min_free_bytes=min_free_bytes)
     if parts.scheme == "s3":
         from imaging_ai.archive.s3 import open_s3_store  # the S3 client is loaded only where it is used
 
-        return open_s3_store(url)
+        if keys is None:
+            return open_s3_store(url)
+        from imaging_ai.archive.sealed_s3 import S3Cabinet, SealedS3Store
+
+        bucket = open_s3_store(url)
+        return SealedS3Store(bucket, KeyRing(S3Cabinet(bucket), keys), seals=seals)
     raise ConfigError(f"storage URL {parts.scheme}: is not known; use a folder, file:// or s3://")

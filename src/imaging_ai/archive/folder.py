@@ -21,9 +21,9 @@ from imaging_ai.archive import log
 from imaging_ai.archive.folder_writer import SMALL_BYTES, FolderWriter, storage_errors
 from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.errors import NotFound
+from imaging_ai.errors import KeyUnavailable, NotFound
 
-__all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known"]
+__all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known", "no_key", "range_of", "read_all", "require_live"]
 
 _SPARE_BUFFERS = 8
 _KEY = re.compile(r"(objects/([0-9a-f]{2})/\2[0-9a-f]{30}\.dcm|logs/([0-9a-f]{2})/\3[0-9a-f]{30}\.log)")
@@ -68,6 +68,9 @@ class FolderStore:
                 if self._area is None:
                     self._area = OwnerArea.create(self.root / "owners")
                 buffer = self._spare.pop() if self._spare else bytearray(SMALL_BYTES)
+        return self._writer(buffer)
+
+    def _writer(self, buffer: bytearray) -> FolderWriter:
         return FolderWriter(self, buffer)
 
     def put(self, data: bytes | memoryview) -> BlobRef:
@@ -82,17 +85,20 @@ class FolderStore:
     def append(self, data: memoryview, *, put: bool) -> BlobRef:
         """Write a small object into the log."""
         total = log.checksum(data)
+        return self._append(len(data), lambda segment: segment.append([data], len(data), total, put=put))
+
+    def _append(self, length: int, write: Callable[[log.Segment], int | None]) -> BlobRef:
         with storage_errors():
             while True:
                 segment = self._segment or self._next_segment(None)
                 try:
-                    offset = segment.append([data], len(data), total, put=put)
+                    offset = write(segment)
                 except OSError:
                     self._next_segment(segment)  # what could not be written to once is not trusted again
                     raise
                 if offset is not None:
-                    self._unsettled_bytes += len(data)
-                    return BlobRef(self._key("logs", segment.path), offset, len(data))
+                    self._unsettled_bytes += length
+                    return BlobRef(self.key_of("logs", segment.path), offset, length)
                 self._next_segment(segment)
 
     def _next_segment(self, full: log.Segment | None) -> log.Segment:
@@ -116,7 +122,7 @@ class FolderStore:
             segment.seal(sync=self.is_synced)
         finally:
             if segment.is_lost:
-                self._lost.add(self._key("logs", segment.path))
+                self._lost.add(self.key_of("logs", segment.path))
 
     def sync(self, refs: Sequence[BlobRef]) -> None:
         """Make staged objects durable: large ones are already, small ones by one sync of the log."""
@@ -125,7 +131,7 @@ class FolderStore:
         with storage_errors():
             with self._lock:  # waits for a segment that is being sealed, which syncs it
                 segment = self._segment
-            key = self._key("logs", segment.path) if segment else ""
+            key = self.key_of("logs", segment.path) if segment else ""
             if segment and any(ref.key == key for ref in refs):
                 try:
                     segment.sync()
@@ -140,9 +146,13 @@ class FolderStore:
         assert self._area is not None
         return self._area
 
+    def new_name(self) -> str:
+        """Choose the name of a new object."""
+        return secrets.token_hex(16)
+
     def new_path(self, kind: str, suffix: str) -> Path:
         """Choose the place of a new object."""
-        name = secrets.token_hex(16)
+        name = self.new_name()
         folder = self.root / kind / name[:2]
         if not folder.is_dir():
             folder.mkdir(exist_ok=True)
@@ -164,10 +174,10 @@ class FolderStore:
 
     def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of an object."""
-        begin, wanted = _range(ref, start, length)
-        with self._open(ref) as descriptor:
-            data = _read_all(descriptor, wanted, begin)
-            _require_live(descriptor, ref)
+        begin, wanted = range_of(ref, start, length)
+        with self.open(ref) as descriptor:
+            data = read_all(descriptor, wanted, begin)
+            require_live(descriptor, ref)
             return data
 
     def fill_at_once(self, ref: BlobRef, start: int, into: memoryview) -> bool:
@@ -188,15 +198,16 @@ class FolderStore:
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give an object in pieces."""
-        with self._open(ref) as descriptor:
+        with self.open(ref) as descriptor:
             for start in range(0, ref.length, chunk_size):
-                begin, wanted = _range(ref, start, chunk_size)
-                data = _read_all(descriptor, wanted, begin)
-                _require_live(descriptor, ref)
+                begin, wanted = range_of(ref, start, chunk_size)
+                data = read_all(descriptor, wanted, begin)
+                require_live(descriptor, ref)
                 yield data
 
     @contextmanager
-    def _open(self, ref: BlobRef) -> Iterator[int]:
+    def open(self, ref: BlobRef) -> Iterator[int]:
+        """Open the file that an object lies in."""
         with storage_errors():
             try:
                 descriptor = os.open(self.path(ref), os.O_RDONLY | os.O_CLOEXEC)
@@ -210,8 +221,16 @@ class FolderStore:
     def path(self, ref: BlobRef) -> Path:
         """Return the file that an object lies in."""
         if _KEY.fullmatch(ref.key) is None:
-            raise NotFound("not a key of this store")
+            raise no_key(ref)
         return self.root / ref.key
+
+    def ref(self, key: str, offset: int, stored_bytes: int) -> BlobRef:
+        """Return what names an object that takes so many bytes here."""
+        return BlobRef(key, offset, stored_bytes)
+
+    def stored_bytes(self, ref: BlobRef) -> int:
+        """Return how many bytes an object takes here."""
+        return ref.length
 
     def delete(self, ref: BlobRef) -> None:
         """Remove an object."""
@@ -219,7 +238,7 @@ class FolderStore:
         with storage_errors():
             try:
                 if ref.key.startswith("logs/"):
-                    log.erase(path, ref.offset, ref.length)
+                    log.erase(path, ref.offset, self.stored_bytes(ref))
                     return
                 path.unlink()
             except FileNotFoundError:
@@ -244,10 +263,10 @@ class FolderStore:
             with self._lock:  # asked for after the listing: a segment that begins now is not in it
                 active = self._segment.path.name if self._segment else ""
             for entry in segments:
-                refs = [BlobRef(self._key("logs", entry), one.offset, one.length) for one in log.records(entry)]
+                refs = [self.ref(self.key_of("logs", entry), one.offset, one.length) for one in log.records(entry)]
                 if entry.name != active and known(refs).issuperset(refs):
                     if not refs:  # all that it held was deleted
-                        (self.root / self._key("logs", entry)).unlink(missing_ok=True)
+                        (self.root / self.key_of("logs", entry)).unlink(missing_ok=True)
                     entry.unlink()
             for suffix in (".dcm", ".put"):
                 entries = {self._object(entry): entry for entry in self._area.entries(suffix)}
@@ -283,10 +302,10 @@ class FolderStore:
                     self.delete(ref)
 
     def _recover_segment(self, entry: Path, known: Known) -> Iterator[BlobRef]:
-        key, end = self._key("logs", entry), 0
+        key, end = self.key_of("logs", entry), 0
         with entry.open("rb") as file:
             os.fsync(file.fileno())  # what was whole but not synced yet is about to be indexed
-        records = {BlobRef(key, one.offset, one.length): one for one in log.records(entry, verify=True)}
+        records = {self.ref(key, one.offset, one.length): one for one in log.records(entry, verify=True)}
         found = known(list(records))
         for ref, record in records.items():
             if ref not in found:
@@ -319,14 +338,15 @@ class FolderStore:
             area.remove()
 
     def _object(self, entry: Path) -> BlobRef:
-        return BlobRef(self._key("objects", entry.with_suffix(".dcm")), 0, entry.stat().st_size)
+        return self.ref(self.key_of("objects", entry.with_suffix(".dcm")), 0, entry.stat().st_size)
 
     @staticmethod
-    def _key(kind: str, path: Path) -> str:
+    def key_of(kind: str, path: Path) -> str:
+        """Return the key of a file."""
         return f"{kind}/{path.name[:2]}/{path.name}"
 
 
-def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
+def read_all(descriptor: int, wanted: int, begin: int) -> bytes:
     """Read exactly so much: one call gives 2 GiB at most, and a file that was cut short must not pass for whole."""
     with storage_errors():
         data = os.pread(descriptor, wanted, begin)
@@ -338,13 +358,20 @@ def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
     return data
 
 
-def _require_live(descriptor: int, ref: BlobRef) -> None:
+def no_key(ref: BlobRef) -> NotFound | KeyUnavailable:
+    """Return why nothing can be found under a key."""
+    if ref.is_sealed:
+        return KeyUnavailable("the stored object is encrypted, and this process was started without a key")
+    return NotFound("not a key of this store")
+
+
+def require_live(descriptor: int, ref: BlobRef) -> None:
     """Raise `NotFound` when a small object was erased, perhaps while it was read: it reads as zeros then."""
     if ref.key.startswith("logs/") and log.is_erased(descriptor, ref.offset):
         raise NotFound("the stored object is gone")
 
 
-def _range(ref: BlobRef, start: int, length: int | None) -> tuple[int, int]:
+def range_of(ref: BlobRef, start: int, length: int | None) -> tuple[int, int]:
     """Turn a range of an object into a range of its file; it never leaves the object."""
     start = min(max(start, 0), ref.length)
     wanted = ref.length - start if length is None else min(max(length, 0), ref.length - start)

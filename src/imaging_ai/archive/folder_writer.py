@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +64,7 @@ class FolderWriter:
 
     def _write_through(self, data: memoryview) -> None:
         if self._part is None:
-            self._part = self._store.area().path / f"{secrets.token_hex(16)}.part"
+            self._part = self._store.area().path / f"{self._store.new_name()}.part"
             self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             self._write_all(self._view[: self.size])
             missing = data[: SMALL_BYTES - self.size]
@@ -80,9 +79,15 @@ class FolderWriter:
         while len(data):
             data = data[os.write(self._descriptor, data) :]
 
-    def stage(self) -> BlobRef:
-        """Put the object in place for the archive, which indexes it; durable after the store's next `sync`."""
-        return self._place(put=False)
+    def _finish(self) -> None:
+        """Write what only the end of the object tells; nothing here."""
+
+    def stage(self, *, put: bool = False) -> BlobRef:
+        """Put the object in place for the archive, which indexes it; durable after the store's next `sync`.
+
+        With `put` it is for a caller that writes the index row itself.
+        """
+        return self._place(put=put)
 
     def commit(self) -> BlobRef:
         """Make the object durable for a caller that writes the index row itself."""
@@ -101,6 +106,7 @@ class FolderWriter:
 
     def _place_file(self, part: Path, suffix: str) -> BlobRef:
         store = self._store
+        self._finish()
         if store.is_synced:
             os.fsync(self._descriptor)
         entry = part.with_suffix(suffix)

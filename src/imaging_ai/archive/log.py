@@ -9,7 +9,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,15 +57,29 @@ class Segment:
     def append(self, data: Sequence[bytes | memoryview], length: int, total: int, *, put: bool) -> int | None:
         """Write an object and return its offset; None when the segment has no room for it."""
         with self._lock:
-            start = self.used
-            if self._descriptor < 0 or start + HEADER_BYTES + length > self.capacity:
+            if (start := self._start(length)) is None:
                 return None
-            header = _HEADER.pack(_MAGIC, _PUT if put else _LIVE, 0, length, total).ljust(HEADER_BYTES, b"\0")
-            wanted = HEADER_BYTES + length
-            if os.pwritev(self._descriptor, [header, *data], start) != wanted:
-                raise OSError(errno.EIO, "short write")
-            self.used = _aligned(start + wanted)
-            return start + HEADER_BYTES
+            return self._write(start, data, length, total, put=put)
+
+    def append_made(self, make: Callable[[int], bytearray], length: int, *, put: bool) -> int | None:
+        """Write an object that is made for its offset; None when the segment has no room for it."""
+        with self._lock:
+            if (start := self._start(length)) is None:
+                return None
+            data = memoryview(make(start + HEADER_BYTES))
+            return self._write(start, [data], length, checksum(data), put=put)
+
+    def _start(self, length: int) -> int | None:
+        fits = self._descriptor >= 0 and self.used + HEADER_BYTES + length <= self.capacity
+        return self.used if fits else None
+
+    def _write(self, start: int, data: Sequence[bytes | memoryview], length: int, total: int, *, put: bool) -> int:
+        header = _HEADER.pack(_MAGIC, _PUT if put else _LIVE, 0, length, total).ljust(HEADER_BYTES, b"\0")
+        wanted = HEADER_BYTES + length
+        if os.pwritev(self._descriptor, [header, *data], start) != wanted:
+            raise OSError(errno.EIO, "short write")
+        self.used = _aligned(start + wanted)
+        return start + HEADER_BYTES
 
     def sync(self) -> None:
         """Make what was appended before this call durable."""

@@ -23,11 +23,11 @@ from obstore.store import S3Store as ObstoreS3
 
 from imaging_ai.archive.orphans import Listed
 from imaging_ai.core.blob import BlobRef
-from imaging_ai.errors import ConfigError, NotFound, StorageUnavailable
+from imaging_ai.errors import ConfigError, KeyUnavailable, NotFound, StorageUnavailable
 
-__all__ = ["S3Store", "open_s3_store"]
+__all__ = ["S3Store", "SpooledWriter", "open_s3_store", "s3_errors"]
 
-_KEY = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}")
+_KEY = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{30}(\.sealed)?")
 _SPOOL_BYTES = 8 << 20
 _PART_BYTES = 8 << 20
 _PARTS_AT_ONCE = 3
@@ -62,7 +62,7 @@ class S3Store:
         if access_key_id:
             options |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
         try:
-            self._s3 = ObstoreS3(
+            self.client = ObstoreS3(
                 bucket,
                 prefix=prefix or None,
                 retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=retry_timeout)},
@@ -72,13 +72,15 @@ class S3Store:
             raise ConfigError(f"storage.url: the bucket {bucket!r} cannot be used: {type(error).__name__}") from error
         self._spool_folder = spool_folder
 
-    def begin(self, size_hint: int | None = None) -> _SpooledWriter:
-        """Open a new object for writing."""
-        return _SpooledWriter(self, self._spool_folder, on_disk=(size_hint or 0) > _SPOOL_BYTES)
+    def begin(self, size_hint: int | None = None, key: str = "") -> SpooledWriter:
+        """Open a new object for writing, under a key that is chosen here or was by `new_key`."""
+        on_disk = (size_hint or 0) > _SPOOL_BYTES
+        return SpooledWriter(self, key or self.new_key(), self._spool_folder, on_disk=on_disk)
 
     def put(self, data: bytes | memoryview) -> BlobRef:
         """Store one object, durable on return."""
-        return self._upload(data, len(data))
+        self.upload(key := self.new_key(), data, len(data))
+        return BlobRef(key, 0, len(data))
 
     def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
         """Return a range of the object. Raises `NotFound`, `StorageUnavailable`."""
@@ -86,22 +88,28 @@ class S3Store:
         wanted = rest if length is None else min(length, rest)
         if wanted <= 0:
             return b""
-        with _errors():
-            return bytes(obstore.get_range(self._s3, ref.key, start=ref.offset + start, length=wanted))
+        _require_plain(ref)
+        return self.fetch(ref.key, ref.offset + start, wanted)
+
+    def fetch(self, key: str, start: int, length: int) -> bytes:
+        """Return a range of an object as it lies there."""
+        with s3_errors():
+            return bytes(obstore.get_range(self.client, key, start=start, length=length))
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give the object in pieces."""
         if ref.length == 0:
             return
-        with _errors():
-            answer = obstore.get(self._s3, ref.key, options={"range": (ref.offset, ref.offset + ref.length)})
+        _require_plain(ref)
+        with s3_errors():
+            answer = obstore.get(self.client, ref.key, options={"range": (ref.offset, ref.offset + ref.length)})
             for chunk in answer.stream(min_chunk_size=chunk_size):
                 yield bytes(chunk)
 
     def page(self, after: str, most: int) -> tuple[list[Listed], str]:
         """List our objects among the next `most` of the bucket, and say after which key to go on ("": at the end)."""
-        with _errors():
-            entries = list(next(obstore.list(self._s3, offset=after or None, chunk_size=most), ()))
+        with s3_errors():
+            entries = list(next(obstore.list(self.client, offset=after or None, chunk_size=most), ()))
         ours = [
             Listed(BlobRef(entry["path"], 0, entry["size"]), entry["last_modified"].timestamp())
             for entry in entries
@@ -111,19 +119,23 @@ class S3Store:
 
     def delete(self, ref: BlobRef) -> None:
         """Remove the object; harmless when it is gone."""
-        with _errors():
+        with s3_errors():
             try:
-                obstore.delete(self._s3, ref.key)
+                obstore.delete(self.client, ref.key)
             except (NotFoundError, FileNotFoundError):
                 return
 
-    def _upload(self, source: bytes | memoryview | IO[bytes], length: int) -> BlobRef:
+    def new_key(self) -> str:
+        """Choose the key of a new object."""
         key = uuid.uuid4().hex
-        key = f"{key[:2]}/{key}"
+        return f"{key[:2]}/{key}"
+
+    def upload(self, key: str, source: bytes | bytearray | memoryview | IO[bytes], length: int) -> None:
+        """Store the bytes of an object as they are; durable on return."""
         try:
-            with _errors():
+            with s3_errors():
                 obstore.put(
-                    self._s3,
+                    self.client,
                     key,
                     source,
                     use_multipart=length > _PART_BYTES,
@@ -132,15 +144,14 @@ class S3Store:
                 )
         except NotFound as error:
             raise StorageUnavailable("the bucket of the object storage does not exist") from error
-        return BlobRef(key, 0, length)
 
 
-class _SpooledWriter:
+class SpooledWriter:
     """One object on its way to S3."""
 
-    def __init__(self, store: S3Store, folder: str | None, *, on_disk: bool) -> None:
-        self._store, self._length = store, 0
-        with _errors():
+    def __init__(self, store: S3Store, key: str, folder: str | None, *, on_disk: bool) -> None:
+        self._store, self.key, self._length = store, key, 0
+        with s3_errors():
             self._spool: IO[bytes] = (
                 tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by commit or discard
                 if on_disk
@@ -155,7 +166,7 @@ class _SpooledWriter:
     @property
     def head(self) -> bytes:
         """The beginning of the object, up to a megabyte."""
-        with _errors():
+        with s3_errors():
             self._spool.seek(0)
             head = self._spool.read(1 << 20)
             self._spool.seek(0, os.SEEK_END)
@@ -163,17 +174,17 @@ class _SpooledWriter:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`, which may be reused at once. Raises `StorageUnavailable`."""
-        with _errors():
+        with s3_errors():
             self._spool.write(data)
         self._length += len(data)
 
     def commit(self) -> BlobRef:
         """Upload the object, and say where it is."""
-        with _errors():
+        with s3_errors():
             self._spool.seek(0)
-        ref = self._store._upload(self._spool, self._length)
+        self._store.upload(self.key, self._spool, self._length)
         self._spool.close()
-        return ref
+        return BlobRef(self.key, 0, self._length)
 
     def discard(self) -> None:
         """Forget the object; harmless after `commit` or a second time."""
@@ -205,8 +216,13 @@ def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3St
     )
 
 
+def _require_plain(ref: BlobRef) -> None:
+    if ref.is_sealed:
+        raise KeyUnavailable("the stored object is encrypted, and this process was started without a key")
+
+
 @contextmanager
-def _errors() -> Iterator[None]:
+def s3_errors() -> Iterator[None]:
     """Turn errors of client and spool into ours; what they say may name keys, so only their kind is told."""
     try:
         yield

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BlobRef"]
+__all__ = ["SEALED", "BlobRef"]
+
+#: What the name of an encrypted object has in it, and that of no other.
+SEALED = ".sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +21,8 @@ class BlobRef:
     key: str
     offset: int
     length: int
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the object is encrypted (`archive.sealed`); `length` counts its plain bytes all the same."""
+        return SEALED in self.key
