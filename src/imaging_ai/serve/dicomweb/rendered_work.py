@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -68,7 +68,7 @@ class Rendering:
         finally:
             self._busy -= 1
 
-    async def each(self, results: Iterator[Result]) -> AsyncIterator[Result]:
+    async def each(self, results: Iterator[Result]) -> AsyncGenerator[Result]:
         """Give results one by one, each made in such a thread when it is wanted."""
         end = object()
         while (result := await self.run(lambda: next(results, end))) is not end:

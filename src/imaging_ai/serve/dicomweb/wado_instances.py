@@ -7,8 +7,10 @@ the answer is then 206 (10.4.3.1).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -25,6 +27,7 @@ from imaging_ai.serve.dicomweb.ranges import answer_range
 from imaging_ai.serve.dicomweb.wado_media import Form, dicom_forms
 from imaging_ai.serve.dicomweb.wire import (
     Part,
+    Pieces,
     begun,
     filled,
     gathered,
@@ -113,8 +116,9 @@ def _choose(retriever: Retriever, listed: Listed, forms: Sequence[Form], reasons
 
 async def _body(retriever: Retriever, first: Part, rest: Iterator[_Given], boundary: str) -> AsyncGenerator[bytes]:
     """Give parts one after the other. What is in memory is read right into its piece; the rest is made in threads."""
-    async for piece in _in_threads(first, boundary):
-        yield piece
+    async with aclosing(_in_threads(first, boundary)) as pieces:
+        async for piece in pieces:
+            yield piece
     waiting, size = list[bytes](), 0
     for one in rest:
         whole = _in_memory(retriever, one, boundary)
@@ -125,8 +129,9 @@ async def _body(retriever: Retriever, first: Part, rest: Iterator[_Given], bound
             yield b"".join(waiting)  # a single one is not copied
             waiting, size = [], 0
         if whole is None and (part := await sync_to_thread(next, _parts(retriever, iter((one,))), None)):
-            async for piece in _in_threads(part, boundary):
-                yield piece
+            async with aclosing(_in_threads(part, boundary)) as pieces:
+                async for piece in pieces:
+                    yield piece
     yield b"".join([*waiting, parts_end(boundary)])
 
 
@@ -139,9 +144,13 @@ def _in_memory(retriever: Retriever, one: _Given, boundary: str) -> bytes | None
 
 
 async def _in_threads(part: Part, boundary: str) -> AsyncGenerator[bytes]:
-    pieces = gathered(chain((part_head(boundary, part.content_type),), part.body, (b"\r\n",)))
-    while piece := await sync_to_thread(next, pieces, b""):
-        yield piece
+    head = part_head(boundary, part.content_type)
+    pieces = Pieces(gathered(chain((head,), part.body, (b"\r\n",))), part.body)
+    try:
+        while piece := await sync_to_thread(next, pieces, b""):
+            yield piece
+    finally:  # whoever has gone may have left a thread that still reads: another one waits for it
+        asyncio.get_running_loop().run_in_executor(None, pieces.close)
 
 
 def _parts(retriever: Retriever, given: Iterator[_Given]) -> Iterator[Part]:

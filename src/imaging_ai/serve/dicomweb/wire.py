@@ -9,7 +9,8 @@ import re
 import secrets
 import threading
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
@@ -20,7 +21,7 @@ from typing import Any
 from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from imaging_ai.archive.retrieve import Fill
 from imaging_ai.errors import BadParameterError
@@ -28,6 +29,7 @@ from imaging_ai.errors import BadParameterError
 __all__ = [
     "ALWAYS",
     "Part",
+    "Pieces",
     "Whole",
     "answer",
     "base_url",
@@ -39,11 +41,13 @@ __all__ = [
     "not_modified",
     "part_head",
     "parts_end",
+    "sent_as",
     "stream",
     "takes",
     "takes_gzip",
     "uid",
     "warning",
+    "whole",
 ]
 
 AnyRequest = Request[Any, Any, Any]
@@ -76,8 +80,10 @@ def uid(text: str, name: str) -> str:
 
 def base_url(request: AnyRequest) -> str:
     """Return the address of `/dicom-web` as the client sees it: `http.public_url`, else what the request came to."""
-    public = request.app.state.get("public_url", "")
-    return f"{public.rstrip('/') if public else f'{request.url.scheme}://{request.url.netloc}'}/dicom-web"
+    if public := request.app.state.get("public_url", ""):
+        return f"{public.rstrip('/')}/dicom-web"
+    host = next((value.decode("latin-1") for name, value in request.scope["headers"] if name == b"host"), "")
+    return f"{request.scope['scheme']}://{host or request.url.netloc}/dicom-web"
 
 
 def warning(text: str) -> dict[str, str]:
@@ -115,11 +121,23 @@ def answer(
         sent["ETag"] = etag
         if status == 200 and not_modified(request, etag):
             return Response(b"", status_code=304, headers=sent)
-    if len(body) >= _WORTH_COMPRESSING and media_type.startswith(_COMPRESSIBLE) and takes_gzip(request):
-        sent["Content-Encoding"] = "gzip"
-        engine = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
-        body = engine.compress(body) + engine.flush()
+    body = _packed(request, body, media_type, sent)
     return Response(body, status_code=status, media_type=media_type, headers=sent)
+
+
+def whole(request: AnyRequest, body: bytes, media_type: str, headers: Mapping[str, str]) -> Whole:
+    """Answer with a body as `answer` does, past litestar."""
+    sent = {"Vary": "Accept, Accept-Encoding", **headers}
+    return Whole(_packed(request, body, media_type, sent), media_type, sent)
+
+
+def _packed(request: AnyRequest, body: bytes, media_type: str, headers: dict[str, str]) -> bytes:
+    """Return a body, compressed where the client takes it, which the headers say then."""
+    if len(body) < _WORTH_COMPRESSING or not media_type.startswith(_COMPRESSIBLE) or not takes_gzip(request):
+        return body
+    headers["Content-Encoding"] = "gzip"
+    engine = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    return engine.compress(body) + engine.flush()
 
 
 def takes_gzip(request: AnyRequest) -> bool:
@@ -142,12 +160,19 @@ class Whole:
 
     body: bytes
     media_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it (ASGI)."""
         described = ((b"content-type", self.media_type.encode("latin-1")), (b"content-length", b"%d" % len(self.body)))
-        await send({"type": "http.response.start", "status": 200, "headers": [*_ALWAYS, *described]})
+        further = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": [*_ALWAYS, *described, *further]})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+def sent_as(request: AnyRequest, answer: Whole | Response[Any]) -> ASGIApp:
+    """Return what sends an answer. Of handlers that may return any, litestar would give a stream the wrong type."""
+    return answer if isinstance(answer, Whole) else answer.to_asgi_response(None, request, headers=dict(ALWAYS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +185,7 @@ class Part:
 
 
 def multipart(
-    parts: Iterator[Part] | AsyncIterator[Part] | Callable[[str], AsyncIterator[bytes]],
+    parts: Iterator[Part] | AsyncIterator[Part] | Callable[[str], AsyncGenerator[bytes]],
     of_type: str,
     *,
     status: int = 200,
@@ -172,7 +197,7 @@ def multipart(
     is the `type` parameter: the type of the parts.
     """
     boundary = secrets.token_hex(16)
-    pieces: Iterator[bytes] | AsyncIterator[bytes]
+    pieces: Iterator[bytes] | AsyncGenerator[bytes]
     if callable(parts):
         pieces = parts(boundary)
     else:
@@ -182,7 +207,7 @@ def multipart(
 
 
 def stream(
-    pieces: Iterator[bytes] | AsyncIterator[bytes],
+    pieces: Iterator[bytes] | AsyncGenerator[bytes],
     media_type: str,
     *,
     status: int = 200,
@@ -190,19 +215,23 @@ def stream(
 ) -> Stream:
     """Answer with pieces as they come. What they are made of is let go when the client has gone, and not some day."""
     if isinstance(pieces, Iterator):
-        each = _Each(pieces)
+        each = Pieces(pieces)
         over = BackgroundTask(each.close)
         return Stream(each, media_type=media_type, status_code=status, headers=dict(headers or {}), background=over)
     each_async = _each_async(pieces)
-    over = BackgroundTask(each_async.aclose)
+
+    async def close() -> None:  # litestar would call `aclose` itself in a thread, and wait for nothing
+        await each_async.aclose()
+
+    over = BackgroundTask(close)
     return Stream(each_async, media_type=media_type, status_code=status, headers=dict(headers or {}), background=over)
 
 
-class _Each(Iterator[bytes]):
-    """Pieces that can be let go while a thread may still be waiting for the next one."""
+class Pieces(Iterator[bytes]):
+    """Pieces that can be let go while a thread may still be waiting for the next one, with what they are made of."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Iterator[bytes], source: Iterable[bytes] = ()) -> None:
+        self._pieces, self._source = pieces, source
         self._lock = threading.Lock()
 
     def __next__(self) -> bytes:
@@ -213,13 +242,17 @@ class _Each(Iterator[bytes]):
                 raise RuntimeError("the pieces of an answer could not be made") from error
 
     def close(self) -> None:
+        """Let go, as soon as nobody waits for a piece: files are closed now, not when memory is looked through."""
         with self._lock:
             self._pieces = iter(())
+            if isinstance(self._source, Generator):
+                self._source.close()
 
 
-async def _each_async(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    async for piece in pieces:
-        yield piece
+async def _each_async(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
 
 
 def begun(pieces: Iterator[bytes], ahead: int = _AHEAD) -> Iterator[bytes]:
@@ -230,7 +263,12 @@ def begun(pieces: Iterator[bytes], ahead: int = _AHEAD) -> Iterator[bytes]:
         size += len(piece)
         if size >= ahead:
             break
-    return chain((b"".join(ready),), pieces)
+    return _after(b"".join(ready), pieces)
+
+
+def _after(first: bytes, pieces: Iterator[bytes]) -> Generator[bytes]:
+    yield first
+    yield from pieces
 
 
 def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -279,7 +317,7 @@ def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
     return gathered(chain(chain.from_iterable(_of_part(part, boundary) for part in parts), (parts_end(boundary),)))
 
 
-async def _async_pieces(parts: AsyncIterator[Part], boundary: str) -> AsyncIterator[bytes]:
+async def _async_pieces(parts: AsyncIterator[Part], boundary: str) -> AsyncGenerator[bytes]:
     async for part in parts:
         for piece in _of_part(part, boundary):
             yield piece
