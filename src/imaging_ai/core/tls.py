@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from imaging_ai.errors import ConfigError
 
-__all__ = ["Identity", "ServerTls", "client_context", "days_left", "server_context"]
+__all__ = ["Identity", "ServerTls", "client_context", "server_context"]
 
 _log = logging.getLogger(__name__)
 
@@ -134,36 +133,6 @@ class ServerTls:
         yield self._identity.key
         if self._ca_file is not None:
             yield self._ca_file
-
-
-def days_left(identity: Identity) -> float:
-    """Return for how many days a certificate is still good, by a handshake with itself; trusting it as it is.
-
-    Raises
-    ------
-    ConfigError
-        If certificate and key cannot be used, or it is expired already, or not good yet.
-    """
-    client = client_context(identity.certificate, check_host_name=False)
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (
-        client.wrap_bio(to_client, to_server),
-        server_context(identity).wrap_bio(to_server, to_client, server_side=True),
-    )
-    waiting = list(ends)
-    while waiting:
-        for end in list(waiting):
-            try:
-                end.do_handshake()
-                waiting.remove(end)
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLCertVerificationError as error:
-                raise ConfigError(f"{identity.certificate}: {error.verify_message}; renew it") from None
-    found = ends[0].getpeercert()
-    assert found is not None, "it was verified"
-    return (ssl.cert_time_to_seconds(str(found["notAfter"])) - time.time()) / 86_400
 
 
 def _modern(context: ssl.SSLContext) -> ssl.SSLContext:

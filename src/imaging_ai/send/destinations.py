@@ -32,6 +32,12 @@ class Destination:
         Whether to ask afterwards what arrived.
     connect_timeout, timeout
         Seconds to connect, and seconds that the peer may stay silent.
+    ca_file
+        Over TLS: the authorities whose certificates are believed, or the peer's own; "" for those of this machine.
+    certificate, key
+        Over TLS: what we show of ourselves, "" for nothing (PEM files).
+    check_host_name
+        Over TLS: whether the peer's certificate must be for its host; only with `ca_file` it need not.
     """
 
     name: str
@@ -39,6 +45,10 @@ class Destination:
     check_back: bool = True
     connect_timeout: float = 10.0
     timeout: float = 60.0
+    ca_file: str = ""
+    certificate: str = ""
+    key: str = ""
+    check_host_name: bool = True
 
     @staticmethod
     def parse(mapping: Mapping[str, Any], where: str, *, calling_ae_title: str = "IMAGINGAI") -> Destination:
@@ -54,12 +64,13 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomDestination(Destination):
-    """A Storage SCP (PS3.4 B)."""
+    """A Storage SCP (PS3.4 B), with `tls` over a secure transport connection (PS3.15 B.12)."""
 
     ae_title: str
     host: str
     port: int
     calling_ae_title: str = "IMAGINGAI"
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +108,12 @@ class WebDestination(Destination):
     username: str = ""
     password: Secret | None = field(default=None, repr=False)
     token: Secret | None = field(default=None, repr=False)
-    ca_file: str = ""
 
 
 _COMMON = {item.name for item in fields(Destination)}
-_DICOM = {"ae_title", "host", "port", "calling_ae_title"}
-_WEB = {"url", "username", "password_file", "password_env", "token_file", "token_env", "ca_file"}
+_DICOM = {"ae_title", "host", "port", "calling_ae_title", "tls"}
+_WEB = {"url", "username", "password_file", "password_env", "token_file", "token_env"}
+_TLS = ("ca_file", "certificate", "key")
 
 
 def _parse(table: dict[str, Any], where: str, calling_ae_title: str) -> Destination:
@@ -113,11 +124,9 @@ def _parse(table: dict[str, Any], where: str, calling_ae_title: str) -> Destinat
     for key in table:
         if key not in allowed:
             raise ConfigError(f"{where}: {key}: {_unknown(key, allowed, is_web=is_web)}")
-    common: dict[str, Any] = {"name": name}
+    common: dict[str, Any] = {"name": name, **_tls(table, where)}
     if "check_back" in table:
-        if not isinstance(table["check_back"], bool):
-            raise ConfigError(f"{where}: check_back: give true or false")
-        common["check_back"] = table["check_back"]
+        common["check_back"] = _flag(table, "check_back", where)
     if "max_attempts" in table:
         common["max_attempts"] = int(_number(table, "max_attempts", where, 1, 100_000, whole=True))
     for key in ("connect_timeout", "timeout"):
@@ -137,7 +146,9 @@ def _dicom(table: Mapping[str, Any], where: str, common: Mapping[str, Any], call
         except InputError as error:
             raise ConfigError(f"{where}: {key}: {error}") from None
     port = int(_number(table, "port", where, 1, 65_535, whole=True))
-    return DicomDestination(**common, **titles, host=_text(table, "host", where), port=port)
+    tls = _flag(table, "tls", where) if "tls" in table else False
+    _check_tls(table, where, "tls = true", is_secure=tls)
+    return DicomDestination(**common, **titles, host=_text(table, "host", where), port=port, tls=tls)
 
 
 def _web(table: Mapping[str, Any], where: str, common: Mapping[str, Any]) -> WebDestination:
@@ -153,10 +164,35 @@ def _web(table: Mapping[str, Any], where: str, common: Mapping[str, Any]) -> Web
         raise ConfigError(f"{where}: username: goes together with password_file or password_env")
     if password and token:
         raise ConfigError(f"{where}: token_file: give either a token or a username with a password")
-    ca_file = str(table.get("ca_file", ""))
-    if ca_file and not Path(ca_file).is_file():
-        raise ConfigError(f"{where}: ca_file: {ca_file} does not exist; give a file of PEM certificates")
-    return WebDestination(**common, url=url, username=username, password=password, token=token, ca_file=ca_file)
+    _check_tls(table, where, "an https address", is_secure=parts.scheme == "https")
+    return WebDestination(**common, url=url, username=username, password=password, token=token)
+
+
+def _tls(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read what TLS needs."""
+    found: dict[str, Any] = {key: str(table[key]) for key in _TLS if table.get(key)}
+    for key, path in found.items():
+        if not Path(path).is_file():
+            raise ConfigError(f"{where}: {key}: {path} does not exist; give a PEM file")
+    if ("certificate" in found) != ("key" in found):
+        raise ConfigError(f"{where}: certificate: goes together with its key; give both")
+    if "check_host_name" in table:
+        found["check_host_name"] = _flag(table, "check_host_name", where)
+        if not found["check_host_name"] and "ca_file" not in found:
+            raise ConfigError(f"{where}: check_host_name: may be false only with a ca_file that says whom to believe")
+    return found
+
+
+def _check_tls(table: Mapping[str, Any], where: str, needed: str, *, is_secure: bool) -> None:
+    if not is_secure and (idle := next((key for key in (*_TLS, "check_host_name") if key in table), None)):
+        raise ConfigError(f"{where}: {idle}: has no effect without {needed}")
+
+
+def _flag(table: Mapping[str, Any], key: str, where: str) -> bool:
+    value = table[key]
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {key}: give true or false")
+    return value
 
 
 def _secret(table: Mapping[str, Any], key: str, where: str) -> Secret | None:
@@ -188,6 +224,8 @@ def _number(
 
 
 def _unknown(key: str, allowed: set[str], *, is_web: bool) -> str:
+    if key in ("password", "token"):
+        return f"secrets do not stand here; name a file ({key}_file) or a variable ({key}_env) that has it"
     if key in _DICOM | _WEB:
         kind = "DICOMweb destination (url)" if is_web else "DICOM destination (ae_title, host, port)"
         return f"does not belong to a {kind}"

@@ -29,6 +29,7 @@ from imaging_ai.errors import DeliveryRefused, DeliveryUnavailable
 from imaging_ai.send.answers import Answer, Verdict, rejection, status_answer
 from imaging_ai.send.destinations import DicomDestination
 from imaging_ai.send.encoding import alternatives, choose, dataset_of, rewritten
+from imaging_ai.send.tls import DicomTls
 
 __all__ = ["MOST_PAIRS", "StoreAssociation", "associate", "echo", "probe"]
 
@@ -221,6 +222,7 @@ def _negotiate(destination: DicomDestination, contexts: list[PresentationContext
     ae.connection_timeout = destination.connect_timeout
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = destination.timeout
     connected: list[bool] = []
+    tls = DicomTls(destination) if destination.tls else None
 
     def on_open(event: evt.Event) -> None:
         connected.append(True)
@@ -235,18 +237,21 @@ def _negotiate(destination: DicomDestination, contexts: list[PresentationContext
         contexts=contexts,
         ae_title=destination.ae_title,
         evt_handlers=[(evt.EVT_CONN_OPEN, on_open)],
+        tls_args=tls.arguments if tls else None,
     )
     if negotiated.is_established:
         while not negotiated._is_paused and negotiated.is_alive():
             time.sleep(0.0001)
         return negotiated
-    raise _not_established(negotiated, destination, is_connected=bool(connected))
+    raise _not_established(negotiated, destination, is_connected=bool(connected), failure=tls.failure if tls else "")
 
 
 def _not_established(
-    negotiated: Negotiated, destination: DicomDestination, *, is_connected: bool
+    negotiated: Negotiated, destination: DicomDestination, *, is_connected: bool, failure: str
 ) -> DeliveryUnavailable | DeliveryRefused:
     where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    if failure:
+        return DeliveryUnavailable(f"{where}: no TLS: {failure}; see ca_file, host and port, and what it speaks")
     if not is_connected:
         return DeliveryUnavailable(f"{where}: no connection; is it running, is the port right, is a firewall between?")
     said = negotiated.acceptor.primitive
@@ -266,7 +271,8 @@ def _not_established(
             f"{where} accepts none of the proposed SOP classes in their transfer syntaxes ({', '.join(refused)}); "
             "enable them there, or send to its DICOMweb service (url)"
         )
-    return DeliveryUnavailable(f"{where} closed the connection or did not answer the association request; is it DICOM?")
+    hint = "does it want another certificate of ours?" if destination.tls else "is it DICOM, and not over TLS?"
+    return DeliveryUnavailable(f"{where} closed the connection or did not answer the association request; {hint}")
 
 
 def _release(negotiated: Negotiated) -> None:

@@ -6,7 +6,6 @@ nothing, so a 200 alone is never believed.
 
 from __future__ import annotations
 
-import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ import httpx
 
 from imaging_ai.core.identity import new_uid
 from imaging_ai.core.instance import StoredInstance
-from imaging_ai.errors import ConfigError, DeliveryRefused, DeliveryUnavailable
+from imaging_ai.errors import DeliveryRefused, DeliveryUnavailable
 from imaging_ai.send.answers import Answer, Verdict, http_verdict, status_answer
 from imaging_ai.send.destinations import WebDestination
+from imaging_ai.send.tls import trust
 
 __all__ = ["WebService", "connect", "echo"]
 
@@ -36,7 +36,8 @@ def connect(destination: WebDestination) -> Iterator[WebService]:
     with httpx.Client(
         auth=(destination.username, password) if destination.username else None,
         headers=headers,
-        verify=_trust(destination),
+        verify=trust(destination) if destination.ca_file or destination.certificate else True,
+        follow_redirects=False,  # where it sends us is not where we were told to send
         timeout=httpx.Timeout(destination.timeout, connect=destination.connect_timeout),
     ) as client:
         yield WebService(client, destination)
@@ -138,12 +139,3 @@ def _value(item: Any, tag: str) -> Any:
     element = item.get(tag) if isinstance(item, dict) else None
     values = element.get("Value") if isinstance(element, dict) else None
     return values[0] if values else None
-
-
-def _trust(destination: WebDestination) -> ssl.SSLContext | bool:
-    if not destination.ca_file:
-        return True
-    try:
-        return ssl.create_default_context(cafile=destination.ca_file)
-    except OSError as error:  # what ssl raises is one
-        raise ConfigError(f"the certificates in ca_file {destination.ca_file} cannot be read") from error
