@@ -18,6 +18,7 @@ from imaging_ai.db.engine import before_commit
 __all__ = ["Event", "Outcome", "event", "record"]
 
 _WAITING = "imaging_ai_audit_events"
+_LONGEST = 1_000
 
 
 def record(
@@ -61,8 +62,8 @@ def event(
 
 
 def _kept(words: str) -> str:
-    """PostgreSQL keeps no NUL, and nobody half of a surrogate pair."""
-    return words.encode("utf-8", "replace").decode().replace("\0", "�")
+    """PostgreSQL keeps no NUL, nobody half of a surrogate pair, and no peer fills the trail with long words."""
+    return words[:_LONGEST].encode("utf-8", "replace").decode().replace("\0", "�")
 
 
 def _seal(session: Session) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from imaging_ai.cli.common import as_json, echo_json, settings_of
 
 if TYPE_CHECKING:
+    from imaging_ai.audit.export import Format
     from imaging_ai.audit.verify import Report
 
 __all__ = ["audit"]
@@ -61,6 +64,36 @@ def rotate_key(context: click.Context) -> None:
     from imaging_ai.wiring.audit import rotate_audit_key
 
     click.echo(f"the new key is {rotate_audit_key(settings_of(context)).current}; now restart every role")
+
+
+@audit.command("export")
+@click.option(
+    "--format", "form", type=click.Choice(["dicom", "fhir", "jsonl"]), required=True, help="What each line is."
+)
+@click.option("--since", type=click.DateTime(), help="From this time on (UTC).")
+@click.option("--until", type=click.DateTime(), help="Before this time (UTC).")
+@click.option("--action", default="", help="Only this action.")
+@click.option("--output", type=click.File("wb"), default="-", help="A file; standard output by default.")
+@click.pass_context
+def export(
+    context: click.Context,
+    form: Format,
+    since: datetime | None,
+    until: datetime | None,
+    action: str,
+    output: IO[bytes],
+) -> None:
+    """Write events, the oldest first: DICOM audit messages (XML), FHIR AuditEvents, or JSON with seals."""
+    from imaging_ai.audit.search import Search
+    from imaging_ai.wiring.audit import export_audit
+
+    search = Search(since=_seconds(since), until=_seconds(until), action=action)
+    for line in export_audit(settings_of(context), search, form, actor=getpass.getuser()):
+        output.write(line + b"\n")
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.replace(tzinfo=UTC).timestamp()
 
 
 def _tell(report: Report) -> None:

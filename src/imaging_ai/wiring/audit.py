@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from imaging_ai import audit
 from imaging_ai.audit.anchor import Anchor, anchor, anchors_in
+from imaging_ai.audit.context import Source
+from imaging_ai.audit.export import Format, export
+from imaging_ai.audit.feed import Feed, Keeper
 from imaging_ai.audit.keys import Keyring, open_keys, rotate
+from imaging_ai.audit.search import Search
+from imaging_ai.audit.syslog import Receiver
 from imaging_ai.audit.trail import head
 from imaging_ai.audit.verify import Report, verify
 from imaging_ai.config import Settings
+from imaging_ai.db.engine import Database
 from imaging_ai.wiring.parts import make_current_database
 
-__all__ = ["anchor_audit", "rotate_audit_key", "verify_audit"]
+__all__ = ["anchor_audit", "export_audit", "make_audit_source", "make_keeper", "rotate_audit_key", "verify_audit"]
+
+
+def make_audit_source(settings: Settings) -> Source:
+    """Say who reports events to others."""
+    return Source(settings.dicom.ae_title, socket.gethostname())
+
+
+def make_keeper(settings: Settings, database: Database, owner: str) -> Keeper:
+    """Build what anchors the trail and feeds it to a syslog server; `owner` names this process."""
+    options, feed = settings.audit, None
+    if options.syslog:
+        receiver = Receiver.parse(options.syslog, options.syslog_ca_file, options.syslog_certificate)
+        feed = Feed(database, receiver, make_audit_source(settings), owner)
+    return Keeper(database, settings.audit_anchor_path, feed)
+
+
+def export_audit(settings: Settings, search: Search, form: Format, *, actor: str) -> Iterator[bytes]:
+    """Give the events that are found, each as a line; that they were exported is an event itself, and the first."""
+    database = make_current_database(settings)
+    with database.write() as session:
+        audit.record(session, "audit.export", object_type="audit", object_uid="", actor=actor, detail=form)
+    return export(database, search, form, make_audit_source(settings))
 
 
 def verify_audit(settings: Settings, path: Path | None = None, *, anchored: bool = True) -> Report:
