@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -87,6 +88,7 @@ class RecordingPeer:
         require_called: bool = False,
         require_calling: tuple[str, ...] = (),
         port: int | None = None,
+        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self.received: list[tuple[str, str, bytes]] = []
         self.associations = 0
@@ -102,6 +104,7 @@ class RecordingPeer:
             ("127.0.0.1", self.port),
             block=False,
             evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)],
+            ssl_context=ssl_context,
         )
 
     def _accepted(self, _event: evt.Event) -> None:
@@ -170,14 +173,14 @@ def _relay(front: socket.socket, back: socket.socket, budget: int) -> None:
 
 
 @contextmanager
-def storescp(folder: Path, ae_title: str = "STORESCP") -> Iterator[int]:
+def storescp(folder: Path, ae_title: str = "STORESCP", options: Sequence[str] = ()) -> Iterator[int]:
     """Run DCMTK's storescp into `folder` and give its port. It stores, and cannot be queried.
 
     Nagle stays off: DCMTK leaves it on, at 40 ms for each C-STORE.
     """
     program, port = require_program("storescp"), free_port()
     process = subprocess.Popen(
-        [program, "--output-directory", str(folder), "--aetitle", ae_title, "+xa", str(port)],
+        [program, "--output-directory", str(folder), "--aetitle", ae_title, "+xa", *options, str(port)],
         env={**os.environ, "TCP_NODELAY": "1"},
         stderr=subprocess.DEVNULL,
     )

@@ -41,7 +41,8 @@ class DicomTls:
         def note(reason: str) -> None:
             self.failure = reason
 
-        class Connection(_Connection):
+        class Connection(_Connection):  # one association has one
+            lock = threading.RLock()
             fail = staticmethod(note)
 
         self._context.sslsocket_class = Connection
@@ -55,14 +56,13 @@ class DicomTls:
 class _Connection(ssl.SSLSocket):
     """A connection that one thread reads while another writes, which OpenSSL allows only one after the other."""
 
-    _lock: threading.RLock
+    lock = threading.RLock()
 
     @staticmethod
     def fail(reason: str) -> None:
         """Take down why a handshake failed."""
 
     def do_handshake(self, block: bool = False) -> None:
-        self._lock = threading.RLock()
         try:
             super().do_handshake(block)
         except ssl.SSLCertVerificationError as error:
@@ -73,13 +73,13 @@ class _Connection(ssl.SSLSocket):
             raise
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        with self._lock:
+        with self.lock:
             return super().recv(buflen, flags)
 
     def send(self, data: Any, flags: int = 0) -> int:
-        with self._lock:
+        with self.lock:
             return super().send(data, flags)
 
     def pending(self) -> int:
-        with self._lock:
+        with self.lock:
             return super().pending()
