@@ -21,6 +21,7 @@ from imaging_ai.archive.batch import Arrival, Held, Visit
 from imaging_ai.archive.blobs import BlobStore, BlobWriter, JournaledStore, StagedWriter
 from imaging_ai.archive.commit import GroupCommit
 from imaging_ai.archive.conflict import replace, same_content
+from imaging_ai.archive.conversion import Conversion
 from imaging_ai.archive.deletion import remove_deleted
 from imaging_ai.archive.index import Index
 from imaging_ai.audit import record
@@ -310,7 +311,11 @@ class Archive:
 
     def remove_deleted(self) -> int:
         """Remove the bytes of what was deleted from the index, here or by a process that did not get so far."""
-        return remove_deleted(self.database, self.store)
+        return remove_deleted(self.database, self.store, self._index.flush)
+
+    def conversion(self, *, seals: bool, keep_seconds: float) -> Conversion:
+        """Return what makes every object one of the kind that the store makes new ones, encrypted or plain."""
+        return Conversion(self.database, self.store, self._index, seals=seals, keep_seconds=keep_seconds)
 
     def _settle(self) -> None:
         """From time to time make the index durable, so that recovery has little to look at."""

@@ -17,7 +17,16 @@ from imaging_ai.keys.cabinet import FolderCabinet
 from imaging_ai.keys.ring import KeyRing
 from imaging_ai.keys.service import KeyService, KeyServices
 
-__all__ = ["BlobStore", "BlobWriter", "FolderStore", "JournaledStore", "NearStore", "StagedWriter", "open_store"]
+__all__ = [
+    "BlobStore",
+    "BlobWriter",
+    "FolderStore",
+    "JournaledStore",
+    "NearStore",
+    "SealedStore",
+    "StagedWriter",
+    "open_store",
+]
 
 
 class BlobWriter(Protocol):
@@ -103,6 +112,13 @@ class NearStore(Protocol):
 
     def fill_at_once(self, ref: BlobRef, start: int, into: memoryview) -> bool:
         """Read a range of an object, as long as `into`, if nothing waits for it; say whether it did."""
+
+
+@runtime_checkable
+class SealedStore(Protocol):
+    """A store that encrypts, and has a ring of data keys."""
+
+    ring: KeyRing
 
 
 def open_store(

@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, and_, case, delete, exists, insert, literal, select, update
@@ -89,13 +89,15 @@ def delete_instances(session: Session, sop_instance_uids: Collection[str]) -> in
     return left.total()
 
 
-def remove_deleted(database: Database, store: BlobStore) -> int:
+def remove_deleted(database: Database, store: BlobStore, flush: Callable[[], None] = lambda: None) -> int:
     """Remove the bytes of what was deleted from the storage, and return of how many; what cannot be is tried again.
 
-    Safe while others do the same, and at any time after the deletion.
+    Safe while others do the same, and at any time after the deletion. `flush` makes durable that nothing names them.
     """
     removed = 0
     while some := _left(database):
+        if not removed:
+            flush()
         done = []
         try:
             for row_id, blob in some:
@@ -112,7 +114,9 @@ def remove_deleted(database: Database, store: BlobStore) -> int:
 
 
 def _left(database: Database) -> Sequence[tuple[int, BlobRef]]:
-    query = select(DELETED).where(DELETED.c.removed_at.is_(None)).order_by(DELETED.c.id).limit(_AT_ONCE)
+    """Return what is due: bytes that were only moved stay a while for who reads them (`conversion`)."""
+    due = DELETED.c.removed_at.is_(None), DELETED.c.deleted_at <= time.time()
+    query = select(DELETED).where(*due).order_by(DELETED.c.id).limit(_AT_ONCE)
     with database.read() as session:
         rows = session.connection().execute(query).all()
     return [(row.id, BlobRef(row.blob_key, row.blob_offset, row.blob_length)) for row in rows]

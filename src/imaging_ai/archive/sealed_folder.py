@@ -32,7 +32,7 @@ class SealedFolderStore(FolderStore):
 
     def __init__(self, root: Path, ring: KeyRing, *, seals: bool = True, **options: Any) -> None:
         super().__init__(root, **options)
-        self._ring, self._seals = ring, seals
+        self.ring, self._seals = ring, seals
         self._opener = Opener(ring)
 
     # -- writing
@@ -40,17 +40,17 @@ class SealedFolderStore(FolderStore):
     def begin(self, size_hint: int | None = None) -> FolderWriter:
         """Open a new object. Raises `KeyUnavailable` when there is no key to encrypt it with."""
         if self._seals:
-            self._ring.current()
+            self.ring.current()
         return super().begin(size_hint)
 
     def _writer(self, buffer: bytearray) -> FolderWriter:
-        return _SealedWriter(self, buffer, self._ring.current()) if self._seals else super()._writer(buffer)
+        return _SealedWriter(self, buffer, self.ring.current()) if self._seals else super()._writer(buffer)
 
     def append(self, data: memoryview, *, put: bool) -> BlobRef:
         """Encrypt a small object for its place in the log, and write it there."""
         if not self._seals:
             return super().append(data, put=put)
-        key = self._ring.current()
+        key = self.ring.current()
 
         def write(segment: log.Segment) -> int | None:
             name = self.key_of("logs", segment.path)

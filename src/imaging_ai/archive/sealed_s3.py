@@ -32,14 +32,14 @@ class SealedS3Store:
     """A `BlobStore` that reads encrypted and plain objects of a bucket; `seals` says which kind new ones are."""
 
     def __init__(self, store: S3Store, ring: KeyRing, *, seals: bool = True) -> None:
-        self._store, self._ring, self._seals = store, ring, seals
+        self._store, self.ring, self._seals = store, ring, seals
         self._opener = Opener(ring)
 
     def begin(self, size_hint: int | None = None) -> SpooledWriter | _SealedWriter:
         """Open a new object for writing. Raises `KeyUnavailable` when there is no key to encrypt it with."""
         if not self._seals:
             return self._store.begin(size_hint)
-        key = self._ring.current()
+        key = self.ring.current()
         return _SealedWriter(self._store.begin(size_hint, self._store.new_key() + SEALED), key)
 
     def put(self, data: bytes | memoryview) -> BlobRef:
@@ -47,7 +47,7 @@ class SealedS3Store:
         if not self._seals:
             return self._store.put(data)
         name = self._store.new_key() + SEALED
-        sealed = seal(self._ring.current(), place_of(name, 0), memoryview(data))
+        sealed = seal(self.ring.current(), place_of(name, 0), memoryview(data))
         self._store.upload(name, memoryview(sealed), len(sealed))
         return BlobRef(name, 0, len(data))
 

@@ -14,9 +14,9 @@ Whatever cannot be given with the right pixels is refused beforehand (`refusal`)
 from __future__ import annotations
 
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ from imaging_ai.archive.frames import Reader
 from imaging_ai.archive.json_writer import looks_explicit
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.rewrite import Encoding, element_head, rewritten, swapped
+from imaging_ai.archive.spool import Spool
 from imaging_ai.archive.transcode_header import LOSSY_JPEG, describe_loss, edits_of, encoded_elements, file_meta
 from imaging_ai.errors import InputError, NotAcceptable, NotDicom
 
@@ -299,14 +300,13 @@ def _compressed(source: Source, target: str) -> Iterator[bytes]:
     edits = edits_of(image, encoder.interpretation(_interpretation(image)))
     uid, items = source.sop_instance_uid, _items(frames, encoder)
     if encoder.method:
-        with tempfile.SpooledTemporaryFile(_SPOOLED) as spool:
+        with closing(Spool(in_memory=_SPOOLED)) as spool:
             for item in items:
                 spool.write(item)
-            ratio = _native_bytes(image) / max(spool.tell() - 8 * len(frames), 1)
+            ratio = _native_bytes(image) / max(spool.size - 8 * len(frames), 1)
             header = source.read(0, pixels.offset)
             uid = describe_loss(edits, header, (source.sop_class_uid, source.sop_instance_uid), target, ratio)
-            spool.seek(0)
-            yield from _encapsulated(source, target, uid, edits, iter(lambda: spool.read(1 << 20), b""))
+            yield from _encapsulated(source, target, uid, edits, spool.read(0, spool.size))
         return
     yield from _encapsulated(source, target, uid, edits, items)
 

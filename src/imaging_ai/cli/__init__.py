@@ -18,8 +18,10 @@ from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
 from imaging_ai.cli.models import models
 from imaging_ai.cli.roles import describe, receive, serve, web, work
+from imaging_ai.cli.storage import storage
 from imaging_ai.cli.studies import rules, run, send
 from imaging_ai.cli.tokens import token
+from imaging_ai.cli.users import users
 from imaging_ai.cli.viewer import viewer
 from imaging_ai.cli.visualize import visualize
 from imaging_ai.errors import ConfigError, ImagingAiError
@@ -53,8 +55,10 @@ _COMMANDS = (
     db,
     doctor,
     viewer,
+    storage,
     demo,
     token,
+    users,
     audit,
 )
 for _command in _COMMANDS:

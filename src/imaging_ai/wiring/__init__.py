@@ -25,17 +25,20 @@ from imaging_ai.wiring.parts import (
     make_deliveries,
     make_destinations,
     make_doorbell,
+    make_entrance,
+    make_keys,
     make_ledger,
     make_rules,
     make_store,
-    make_tokens,
 )
 from imaging_ai.wiring.receive import make_dicom_tls, make_peers, make_receiver, run_describer
 from imaging_ai.wiring.web import make_web_app, serve_web
 from imaging_ai.wiring.work import make_pipeline, make_worker
 
 if TYPE_CHECKING:
+    from imaging_ai.catalog import Catalog
     from imaging_ai.doctor import Finding
+    from imaging_ai.sandbox.client import Sandbox
 
 __all__ = [
     "examine",
@@ -50,6 +53,7 @@ __all__ = [
     "make_destinations",
     "make_dicom_tls",
     "make_doorbell",
+    "make_entrance",
     "make_ledger",
     "make_peers",
     "make_pipeline",
@@ -57,7 +61,6 @@ __all__ = [
     "make_rules",
     "make_store",
     "make_supervisor",
-    "make_tokens",
     "make_web_app",
     "make_worker",
     "run_describer",
@@ -69,6 +72,7 @@ __all__ = [
 
 def make_supervisor(settings: Settings) -> Supervisor:
     """Plan the roles of `imaging-ai serve`; the database is brought up to date first."""
+    make_keys(settings)
     make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
     make_peers(settings)
     make_dicom_tls(settings)
@@ -108,7 +112,7 @@ def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
 def examine(settings: Settings) -> list[Finding]:
     """Try every part of this installation as it will be used, for `imaging-ai doctor`."""
     from imaging_ai import doctor
-    from imaging_ai.wiring.models import load_model
+    from imaging_ai.wiring.models import make_sandbox
 
     found = [doctor.check_settings(lambda: make_rules(settings))]
     if not found[0].ok:
@@ -127,4 +131,11 @@ def examine(settings: Settings) -> list[Finding]:
     address = (dicom.host, dicom.port)
     found += [doctor.check_destination(one, receiver=address) for one in make_destinations(settings).values()]
     wanted = dict.fromkeys(name for rule in make_rules(settings) for name in rule.run)
-    return found + [doctor.check_model(name, partial(load_model, settings, name)) for name in wanted]
+    sandbox, catalog = make_sandbox(settings), make_catalog(settings)
+    found.append(doctor.check_sandbox(sandbox.ready))
+    found += [doctor.check_model(name, partial(_loaded, sandbox, catalog, name)) for name in wanted]
+    return found
+
+
+def _loaded(sandbox: Sandbox, catalog: Catalog, name: str) -> None:
+    sandbox.check(catalog.get(name), trial=False)

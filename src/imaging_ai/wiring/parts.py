@@ -16,7 +16,9 @@ from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.keys.service import KeyService, KeyServices
-from imaging_ai.people.tokens import Tokens
+from imaging_ai.people.entrance import Entrance
+from imaging_ai.people.key import ServerKey
+from imaging_ai.people.sessions import Lifetimes
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.route.rules import Rule, parse_rules
@@ -55,22 +57,22 @@ def make_keys(settings: Settings) -> KeyService | None:
     return KeyServices(services) if services else None
 
 
-def make_store(settings: Settings, *, seals: bool = True) -> BlobStore:
-    """Open the object storage of the settings; if it `seals`, it encrypts new objects where there is a key."""
+def make_store(settings: Settings) -> BlobStore:
+    """Open the object storage of the settings."""
     return open_store(
         settings.storage_url,
         sync=settings.dicom.ack == "synced",
         min_free_bytes=settings.storage.min_free_mb << 20,
         keys=make_keys(settings),
-        seals=seals and settings.storage.encrypt_new,
+        seals=settings.storage.encrypt_new,
     )
 
 
-def make_archive(settings: Settings, database: Database | None = None, *, seals: bool = True) -> Archive:
+def make_archive(settings: Settings, database: Database | None = None) -> Archive:
     """Put the archive together."""
     return Archive(
         database or make_current_database(settings),
-        make_store(settings, seals=seals),
+        make_store(settings),
         conflict=settings.storage.on_conflict,
         silence=settings.routing.silence_seconds,
     )
@@ -114,9 +116,17 @@ def make_rules(settings: Settings) -> tuple[Rule, ...]:
     )
 
 
-def make_tokens(settings: Settings) -> Tokens:
-    """Open the tokens."""
-    return Tokens(make_current_database(settings))
+def make_entrance(settings: Settings, database: Database | None = None) -> Entrance:
+    """Open the entrance: people, programs, and how they are let in. A missing key of the server is made."""
+    auth = settings.auth
+    lifetimes = Lifetimes(
+        access=auth.access_minutes * 60,
+        idle=auth.idle_minutes * 60,
+        session=auth.session_hours * 3600,
+        emergency=auth.emergency_minutes * 60,
+    )
+    key = ServerKey.given(Path(auth.key_file)) if auth.key_file else ServerKey.own(settings.data_path / "auth.key")
+    return Entrance.open(database or make_current_database(settings), key, lifetimes)
 
 
 def make_ledger(settings: Settings, database: Database | None = None, bell: Doorbell | None = None) -> Ledger:

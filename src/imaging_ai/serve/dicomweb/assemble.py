@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 from imaging_ai.archive.blobs import BlobWriter
 from imaging_ai.archive.file_meta import file_meta
 from imaging_ai.archive.from_json import Bulk, Elsewhere, Piece, encode_elements, length_of
+from imaging_ai.archive.spool import Spool
 from imaging_ai.core.contexts import EXPLICIT_LITTLE_ENDIAN
 from imaging_ai.core.identity import is_uid
 from imaging_ai.core.instance import InstanceHeader
@@ -28,7 +29,6 @@ from imaging_ai.serve.dicomweb.codestreams import (
     transfer_syntax_of,
 )
 from imaging_ai.serve.dicomweb.media import MediaType
-from imaging_ai.serve.dicomweb.spool import Spool
 
 __all__ = ["Assembler"]
 

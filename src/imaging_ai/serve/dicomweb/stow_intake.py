@@ -16,6 +16,7 @@ import msgspec
 from imaging_ai.archive import gate
 from imaging_ai.archive.archive import Kept, Visit
 from imaging_ai.archive.blobs import BlobWriter
+from imaging_ai.archive.spool import Spool
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.contexts import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from imaging_ai.core.instance import InstanceHeader
@@ -36,7 +37,6 @@ from imaging_ai.serve.dicomweb.assemble import Assembler
 from imaging_ai.serve.dicomweb.media import DICOM, DICOM_JSON, DICOM_XML, JSON, OCTET_STREAM, MediaType
 from imaging_ai.serve.dicomweb.native import from_xml
 from imaging_ai.serve.dicomweb.parts import Parts
-from imaging_ai.serve.dicomweb.spool import Spool
 
 __all__ = ["Intake", "Outcome"]
 
