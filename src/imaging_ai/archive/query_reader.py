@@ -1,6 +1,7 @@
 """Reading for searches: plain statements on the driver's own cursor, in one transaction that only reads.
 
-A search is a handful of statements that take microseconds; what SQLAlchemy does around a statement would take longer.
+A search is a handful of statements that take microseconds; what SQLAlchemy does around a statement would take longer,
+and so would its pool: connections to SQLite are kept here, detached from it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
 from imaging_ai.archive.query_sql import POSTGRESQL, SQLITE, Dialect
 from imaging_ai.db.engine import Database
@@ -45,7 +46,9 @@ class Reader:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._errors: Any = database.engine.dialect.loaded_dbapi
+        self._idle: list[Any] = []
         self.dialect = SQLITE if database.is_sqlite else POSTGRESQL
+        event.listen(database.engine, "engine_disposed", lambda _engine: self._close())
 
     @contextmanager
     def open(self) -> Iterator[Reading]:
@@ -57,20 +60,49 @@ class Reader:
             If the database does not answer.
         """
         try:
-            connection = self._database.engine.raw_connection()
-            try:
-                cursor = connection.cursor()
-                if self._database.is_sqlite:
-                    cursor.execute(_MAPPED)
-                    cursor.execute("BEGIN DEFERRED")
+            with self._from_file() if self._database.is_sqlite else self._from_pool() as cursor:
                 yield Reading(cursor, self.dialect)
-                cursor.close()
-            except (self._errors.OperationalError, self._errors.InterfaceError):
-                connection.invalidate()
-                raise
-            finally:
-                connection.close()  # which rolls back
         except (self._errors.OperationalError, self._errors.InterfaceError, exc.OperationalError) as error:
             raise DatabaseUnavailable(f"the database does not answer: {type(error).__name__}") from error
         except exc.TimeoutError as error:
             raise DatabaseUnavailable("the database is too slow: every connection is in use") from error
+
+    @contextmanager
+    def _from_file(self) -> Iterator[Any]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            cursor = connection.cursor()
+            cursor.execute("BEGIN DEFERRED")
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+
+    def _connect(self) -> Any:
+        pooled = self._database.engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        pooled.detach()
+        connection.execute(_MAPPED)
+        return connection
+
+    @contextmanager
+    def _from_pool(self) -> Iterator[Any]:
+        connection = self._database.engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            yield cursor
+            cursor.close()
+        except (self._errors.OperationalError, self._errors.InterfaceError):
+            connection.invalidate()
+            raise
+        finally:
+            connection.close()  # which rolls back
+
+    def _close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()

@@ -1,15 +1,15 @@
 """Answers that wait for nothing, given ahead of litestar.
 
-What litestar does for a request takes longer than reading a frame that is in memory. So a handler that may answer at
-once says in ``opt={"at_once": …}`` how, and is asked first. The same check stands before it as before the handler.
-Whatever is out of the ordinary goes to litestar as if nothing had been tried: what is refused, wrong or not in memory,
-other methods, queries, pages of other origins (CORS).
+What litestar does for a request takes longer than reading a frame that is in memory, or finding a study. So a handler
+that may answer at once says in ``opt={"at_once": …}`` how, and is asked first. The same check stands before it as
+before the handler. Whatever is out of the ordinary goes to litestar as if nothing had been tried: what is refused, or
+not in memory, other methods, pages of other origins (CORS).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Litestar, Request
@@ -17,12 +17,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from imaging_ai.errors import ImagingAiError
 from imaging_ai.serve.guards import Check
+from imaging_ai.serve.problem import respond
 
 __all__ = ["AtOnce", "answer_ahead"]
 
 #: Answers a request with the parameters of its path; None leaves it to the handler.
-AtOnce = Callable[..., ASGIApp | None]
+AtOnce = Callable[..., Awaitable[ASGIApp | None]]
 
 Lane = tuple[re.Pattern[str], HTTPRouteHandler, AtOnce]
 
@@ -49,7 +51,7 @@ def _ahead(app: ASGIApp, lanes: list[Lane], check: Check) -> ASGIApp:
 
 
 def _is_ordinary(scope: Any) -> bool:
-    if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"] or scope.get("root_path"):
+    if scope["type"] != "http" or scope["method"] != "GET" or scope.get("root_path"):
         return False
     return all(name != b"origin" for name, _ in scope["headers"])
 
@@ -60,7 +62,9 @@ async def _answer(scope: Scope, lanes: list[Lane], check: Check) -> ASGIApp | No
             try:
                 request: Request[Any, Any, Any] = Request(scope)
                 await check(request, handler)
-                return at_once(request, **match.groupdict())
+                return await at_once(request, **match.groupdict())
+            except ImagingAiError as error:  # asked again, it would take the same time to fail
+                return respond(request, error).to_asgi_response(None, request)
             except Exception:  # noqa: BLE001 - an edge: litestar meets it again, and answers it
                 return None
     return None

@@ -142,7 +142,12 @@ def choose(request: AnyRequest, offers: Sequence[str]) -> str:
     NotAcceptable
         If it wants none of them; the message lists them.
     """
-    return best_of(accepted(request), offers)
+    return _chosen(asked(request), tuple(offers))
+
+
+@lru_cache(maxsize=256)
+def _chosen(asked: str, offers: tuple[str, ...]) -> str:
+    return best_of(ranges_of(asked), offers)
 
 
 def best_of(ranges: Sequence[MediaType], offers: Sequence[str]) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, get
 from litestar.concurrency import sync_to_thread
 from litestar.handlers import BaseRouteHandler
 from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from imaging_ai.archive.query import BASE, Page, Prepared, Search
 from imaging_ai.archive.query_attributes import Level
@@ -21,15 +23,13 @@ from imaging_ai.serve.dicomweb.media import DICOM_JSON, DICOM_XML, JSON, MULTIPA
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.qido_request import query_of
-from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, multipart, uid, warning
+from imaging_ai.serve.dicomweb.wire import Part, Whole, base_url, multipart, sent_as, uid, warning, whole
 
 __all__ = ["qido_handlers"]
 
 AnyRequest = Request[Any, Any, Any]
-Answer = Response[bytes] | Stream
 
 _OFFERS = (DICOM_JSON, JSON, MULTIPART_XML)
-_NEEDS = {"needs": "read"}
 _REMEMBERED = 256  # work lists ask for the same again and again
 #: Names with their values.
 _Pairs = tuple[tuple[str, str], ...]
@@ -45,30 +45,39 @@ def qido_handlers(parts: Parts) -> list[BaseRouteHandler]:
     """Return the handlers of these transactions."""
     search = Search(parts.database, parts.describer, examined=parts.limits.examined)
 
-    def found(request: AnyRequest, prepared: Prepared, media_type: str) -> Answer:
+    def found(request: AnyRequest, prepared: Prepared, media_type: str) -> Whole | Stream:
         page = search.answer(prepared)
         base = base_url(request).encode()
         if media_type == MULTIPART_XML:
             return multipart(_xml(page, base), DICOM_XML, headers=_headers(page))
         body = b"[%b]" % b",".join(page.matches).replace(BASE, base)
-        return answer(request, body, media_type, headers=_headers(page))
+        return whole(request, body, media_type, _headers(page))
 
     def handler(path: str, level: Level, *levels: Level) -> BaseRouteHandler:
         """Make the handler that searches for matches of a level, which tell the attributes of `levels`."""
 
         @lru_cache(maxsize=_REMEMBERED)
-        def prepared_for(parameters: _Pairs, within: _Pairs) -> Prepared:
+        def prepared_for(asked: bytes, within: _Pairs) -> Prepared:
+            parameters = parse_qsl(asked.decode("latin-1"), keep_blank_values=True)
             return search.prepare(query_of(parameters, level, dict(within), frozenset(levels), parts.limits.results))
 
-        @get(path, opt=_NEEDS)
-        async def search_here(request: AnyRequest) -> Answer:
+        async def answered(request: AnyRequest, **place: str) -> ASGIApp:
             media_type = choose(request, _OFFERS)
-            within = {f"{name.title()}InstanceUID": uid(text, name) for name, text in request.path_params.items()}
-            prepared = prepared_for(tuple(request.query_params.multi_items()), tuple(within.items()))
-            parts.accesses.note(request, *_AUDITED[level], next(reversed(within.values()), ""))
+            within = tuple([(f"{name.title()}InstanceUID", uid(text, name)) for name, text in place.items()])
+            prepared = prepared_for(request.scope["query_string"], within)
+            parts.accesses.note(request, *_AUDITED[level], within[-1][1] if within else "")
             if prepared.prompt:
-                return found(request, prepared, media_type)
-            return await sync_to_thread(found, request, prepared, media_type)
+                return sent_as(request, found(request, prepared, media_type))
+            return sent_as(request, await sync_to_thread(found, request, prepared, media_type))
+
+        async def at_once(request: AnyRequest, **place: str) -> ASGIApp | None:
+            if choose(request, _OFFERS) == MULTIPART_XML:
+                return None
+            return await answered(request, **place)
+
+        @get(path, opt={"needs": "read", "at_once": at_once})
+        async def search_here(request: AnyRequest) -> ASGIApp:
+            return await answered(request, **request.path_params)
 
         return search_here
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from litestar import Response, get
 from litestar.concurrency import sync_to_thread
@@ -24,7 +24,7 @@ from imaging_ai.serve.dicomweb.wado_bulk import answer_bulk, answer_value
 from imaging_ai.serve.dicomweb.wado_frames import answer_at_once, answer_frames, frame_numbers
 from imaging_ai.serve.dicomweb.wado_instances import answer_instances
 from imaging_ai.serve.dicomweb.wado_metadata import MetadataAnswers
-from imaging_ai.serve.dicomweb.wire import uid
+from imaging_ai.serve.dicomweb.wire import sent_as, uid
 
 __all__ = ["wado_handlers"]
 
@@ -75,7 +75,7 @@ class _Reader:
         Most frames are in memory, and are there sooner than a thread would wake.
         """
 
-        def at_once(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp | None:
+        async def at_once(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp | None:
             there = self._retriever.at_once(study, series, instance)
             answer = there and answer_at_once(request, *there, frames)
             if answer:
@@ -84,12 +84,11 @@ class _Reader:
 
         @get(f"{_INSTANCE}/frames/{{frames:str}}", opt={**_READS, "at_once": at_once})
         async def retrieve_frames(request: AnyRequest, study: str, series: str, instance: str, frames: str) -> ASGIApp:
-            if answer := at_once(request, study, series, instance, frames):
+            if answer := await at_once(request, study, series, instance, frames):
                 return answer
             numbers = frame_numbers(frames)
             place = uid(study, "study"), uid(series, "series"), uid(instance, "instance")
-            answered = await sync_to_thread(self._frames, request, place, numbers)
-            return cast("ASGIApp", answered)  # litestar makes one of it
+            return sent_as(request, await sync_to_thread(self._frames, request, place, numbers))
 
         return retrieve_frames
 

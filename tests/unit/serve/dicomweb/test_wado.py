@@ -26,7 +26,7 @@ from imaging_ai.archive.folder import FolderStore
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.identity import new_uid
 from imaging_ai.db.tables import AuditEventRow
-from imaging_ai.serve.dicomweb import wado, wado_instances
+from imaging_ai.serve.dicomweb import wado, wado_frames, wado_instances
 from imaging_ai.serve.dicomweb.native import from_xml
 from shelf import DICOM, ELE, OCTETS, OHIF, Shelf, pixels, shelf, split
 
@@ -364,6 +364,15 @@ def test_frames_come_in_the_order_asked_however_often(server: Shelf) -> None:
     parts = server.parts_of(f"{path}/frames/3,1,1,4", OCTETS)
     assert [part.body for part in parts] == [frames[2], frames[0], frames[0], frames[3]]
     assert {part.content_type for part in parts} == {f"application/octet-stream; transfer-syntax={ELE}"}
+
+
+def test_frames_that_are_too_much_for_one_piece_come_as_the_same_parts(
+    server: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = server.put(multi_frame(4))
+    at_once = server.parts_of(f"{path}/frames/1,3", OCTETS)
+    monkeypatch.setattr(wado_frames, "_AT_ONCE", 0)
+    assert server.parts_of(f"{path}/frames/1,3", OCTETS) == at_once
 
 
 @pytest.mark.parametrize("accept", [OHIF, OCTETS, 'multipart/related; type="*/*"', "*/*", None])
