@@ -8,6 +8,7 @@ answer says no more than that number.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -18,7 +19,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import BaseRouteHandler
 
-from imaging_ai.errors import BadParameterError, ImagingAiError, UnavailableError
+from imaging_ai.errors import BadParameterError, ImagingAiError, OverLimit, UnavailableError
 from imaging_ai.serve.guards import query_name
 
 __all__ = ["MEDIA_TYPE", "BadParameter", "Problem", "problem", "respond"]
@@ -76,6 +77,10 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[Probl
     """Answer an error, whatever it is."""
     if isinstance(error, UnavailableError):
         return problem(error.http_status, error.code, error.message, headers={"Retry-After": "5"})
+    if isinstance(error, OverLimit):
+        return problem(
+            error.http_status, error.code, error.message, headers={"Retry-After": str(math.ceil(error.retry_after))}
+        )
     if isinstance(error, BadParameterError):
         bad = BadParameter(error.parameter, error.reason)
         return problem(error.http_status, error.code, error.message, parameters=(bad,))

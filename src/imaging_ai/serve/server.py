@@ -38,10 +38,12 @@ def serve_http(
     authenticated: bool = False,
     certificate: Path | None = None,
     key: Path | None = None,
+    ca_file: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. `factory` makes the application, in each of the worker processes.
 
-    With `certificate` and `key` (PEM files) it is HTTPS, and HTTP/2 for those who ask (ALPN).
+    With `certificate` and `key` (PEM files) it is HTTPS, and HTTP/2 for those who ask (ALPN); with `ca_file` besides
+    only clients are heard that show a certificate of one of its authorities.
 
     Raises
     ------
@@ -55,9 +57,11 @@ def serve_http(
         )
     if (certificate is None) != (key is None):
         raise ConfigError("HTTPS needs both http.tls_certificate and http.tls_key")
-    for file in (certificate, key):
+    if ca_file is not None and certificate is None:
+        raise ConfigError("http.tls_ca_file needs http.tls_certificate and http.tls_key")
+    for file in (certificate, key, ca_file):
         if file is not None and not file.is_file():
-            raise ConfigError(f"{file} of http.tls_certificate and http.tls_key is not there")
+            raise ConfigError(f"{file} of http.tls_certificate, http.tls_key or http.tls_ca_file is not there")
     server = Granian(
         "imaging_ai.serve.app:make_app",  # the name that granian shows; the application comes from the loader
         address=host,
@@ -67,6 +71,8 @@ def serve_http(
         websockets=True,
         ssl_cert=certificate,
         ssl_key=key,
+        ssl_ca=ca_file,
+        ssl_client_verify=ca_file is not None,
         ssl_protocol_min=SSLProtocols.tls12,
         log_level=LogLevels.warning,
         log_dictconfig=_LOGGING,

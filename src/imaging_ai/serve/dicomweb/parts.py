@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.usage import DailyUse
 from imaging_ai.catalog import Catalog
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.broker import Doorbell
@@ -29,6 +30,7 @@ class Limits:
     results: int = 1_000  # of one page of a search
     examined: int = 20_000  # instances that a search may look into
     idle_seconds: float = 30.0  # without a byte of a body
+    day_bytes: int = 0  # that one principal stores in a day, if `Parts.use` counts them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,4 +50,5 @@ class Parts:
     limits: Limits = field(default_factory=Limits)
     ae_title: str = "IMAGINGAI"  # the station that performs our work items
     notifier: Notifier | None = None  # hands events of work items on; None: one that looks every second
+    use: DailyUse | None = None  # who stored how much today
     spool_folder: Path | None = None  # for bulk data that comes before its instance is made; None: the system's

@@ -7,6 +7,7 @@ what is stored are the bytes that came, so there are neither warnings nor Origin
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import anyio
@@ -16,7 +17,8 @@ from litestar import Request, Response, post
 from litestar.handlers import BaseRouteHandler
 
 from imaging_ai.archive.archive import Visit
-from imaging_ai.errors import InputError, UnsupportedMediaType
+from imaging_ai.archive.usage import DailyUse
+from imaging_ai.errors import InputError, OverLimit, UnsupportedMediaType
 from imaging_ai.serve.access import actor, origin
 from imaging_ai.serve.dicomweb.body import Body
 from imaging_ai.serve.dicomweb.media import DICOM, DICOM_JSON, DICOM_XML, JSON, MediaType, choose
@@ -29,6 +31,7 @@ from imaging_ai.serve.dicomweb.wire import answer, base_url, uid
 
 __all__ = ["stow_handlers"]
 
+_log = logging.getLogger(__name__)
 _ANSWERS = (DICOM_JSON, DICOM_XML, JSON)
 _BODIES = frozenset({DICOM, DICOM_JSON, DICOM_XML, JSON, "application/xml", "text/xml"})
 
@@ -43,12 +46,21 @@ def stow_handlers(parts: Parts) -> list[BaseRouteHandler]:
         """Store instances, of one study or of any."""
         body = Body(request, idle_seconds=parts.limits.idle_seconds, most_bytes=parts.limits.request_bytes)
         try:
+            if parts.use is not None:
+                await to_thread.run_sync(_check_share, parts.use, parts.limits.day_bytes, actor(request))
             return await _store(parts, request, body, None if study is None else uid(study, "study"))
         except InputError:
             await body.drain()
             raise
 
     return [store_instances]
+
+
+def _check_share(use: DailyUse, day_bytes: int, principal: str) -> None:
+    """Refuse a principal that has stored its share of today."""
+    if principal and use.of(principal) >= day_bytes:
+        _log.warning("STOW from %s refused: its share of today is stored", principal)
+        raise OverLimit("the share of today is stored; go on tomorrow", use.seconds_left())
 
 
 async def _store(parts: Parts, request: AnyRequest, body: Body, study: str | None) -> Response[bytes]:

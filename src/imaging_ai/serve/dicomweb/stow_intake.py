@@ -260,6 +260,8 @@ class Intake:
             if isinstance(kept, Kept):
                 INSTANCES_RECEIVED.labels(_DOOR, kept.value).inc()
                 RECEIVED_BYTES.labels(_DOOR).inc(blob.length)
+                if self._parts.use is not None and kept is not Kept.DUPLICATE:
+                    self._parts.use.add(self._visit.source, blob.length)
             else:
                 one.error = kept
         for failed in (one.error for one in self._arrived if one.error is not None):
