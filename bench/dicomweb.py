@@ -61,6 +61,7 @@ def ours(folder: Path) -> Iterator[Server]:
         **os.environ,
         "IMAGING_AI_DATA_DIR": str(folder / "ours"),
         "IMAGING_AI_HTTP_PORT": str(port),
+        "IMAGING_AI_AUTH_MODE": "off",
         "IMAGING_AI_MODELS_SHIPPED": "false",
         "IMAGING_AI_LOG_LEVEL": "WARNING",
     }

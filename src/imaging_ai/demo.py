@@ -123,6 +123,7 @@ def demo_environment(given: Mapping[str, str], folder: Path, file: Path) -> dict
     return {
         **{name: value for name, value in given.items() if not name.startswith(config.ENVIRONMENT_PREFIX)},
         **{name: given.get(name) or str(_free_port(default)) for name, default in ports.items()},
+        "IMAGING_AI_AUTH_MODE": "off",  # on loopback, for an invented patient
         "IMAGING_AI_DATA_DIR": str(folder),
         "IMAGING_AI_LOG_LEVEL": "WARNING",
         "IMAGING_AI_CONFIG": str(file),

@@ -88,6 +88,7 @@ class Server:
             "IMAGING_AI_DICOM_PORT": str(self.dicom_port),
             "IMAGING_AI_HTTP_PORT": str(self.http_port),
             "IMAGING_AI_MODELS_SHIPPED": "false",
+            **({} if "[auth]" in settings else {"IMAGING_AI_AUTH_MODE": "off"}),
             "OMP_NUM_THREADS": "2",
             **(environment or {}),
         }

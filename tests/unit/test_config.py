@@ -48,7 +48,7 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ("[dicom]\nport = 70000\n", r"dicom\.port: Expected `int` <= 65535"),
         ('[dicom]\nack = "soon"\n', r"dicom\.ack: Invalid enum value 'soon'"),
         ("[dicom\n", "is not valid TOML"),
-        ('[http]\nhost = "0.0.0.0"\n', "serves loopback only"),
+        ('[http]\nhost = "0.0.0.0"\n[auth]\nmode = "off"\n', "only this machine is served"),
         ('source = "elsewhere"\n', "source: unknown key"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from imaging_ai.serve.dicomweb.qido_request import DEFAULT_LIMIT
 from imaging_ai.serve.dicomweb.rendered_offers import REPORTS
 from imaging_ai.serve.dicomweb.wado_media import media_type_of
 from imaging_ai.wiring import make_web_app
+from templates import expanded
 
 STATEMENT = (Path(__file__).parents[2] / "conformance/statement.md").read_text()
 
@@ -59,16 +59,6 @@ def test_every_transfer_syntax_is_stated_and_no_other() -> None:
 def test_the_statement_is_of_this_version() -> None:
     assert f"imaging-ai {__version__}" in STATEMENT
     assert f"{IMPLEMENTATION_CLASS_UID}, {IMPLEMENTATION_VERSION_NAME}" in STATEMENT
-
-
-def expanded(template: str) -> set[str]:
-    """What a resource with [what may be left out] and (one of, these) stands for."""
-    if found := re.search(r"\(([^()]*)\)", template):
-        return set(chain(*(expanded(template.replace(found[0], one.strip(), 1)) for one in found[1].split(","))))
-    if found := re.search(r"\[([^\[\]]*)\]", template):
-        # the innermost brackets: what is around them may be left out only with them
-        return expanded(template.replace(found[0], "", 1)) | expanded(template.replace(found[0], found[1], 1))
-    return {template.rstrip("/")}
 
 
 def test_every_resource_of_dicomweb_is_stated_with_its_methods_and_needs(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from imaging_ai.cli.audit import audit
 from imaging_ai.cli.demo import demo
 from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
+from imaging_ai.cli.keeping import backup, holds, retention
 from imaging_ai.cli.models import models
 from imaging_ai.cli.roles import describe, receive, serve, web, work
 from imaging_ai.cli.storage import storage
@@ -56,6 +57,9 @@ _COMMANDS = (
     doctor,
     viewer,
     storage,
+    holds,
+    retention,
+    backup,
     demo,
     token,
     users,

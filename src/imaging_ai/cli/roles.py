@@ -55,7 +55,11 @@ def web(context: click.Context) -> None:
     settings = _begin(context)
     from imaging_ai import wiring
 
-    wiring.serve_web(settings)
+    wiring.serve_web(settings, _welcome)
+
+
+def _welcome(link: str) -> None:
+    click.echo(f"web: nobody is known here yet. Make the first administrator, within the hour:\n  {link}", err=True)
 
 
 @click.command()

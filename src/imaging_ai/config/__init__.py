@@ -41,7 +41,7 @@ ENVIRONMENT_PREFIX = "IMAGING_AI_"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be set. `rules` and `destinations` are checked where they are used."""
+    """Everything that can be set. `rules`, `destinations` and `retention` are checked where they are used."""
 
     data_dir: str = "./data"
     dicom: DicomSettings = DicomSettings()
@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     rules: tuple[dict[str, Any], ...] = ()
     destinations: tuple[dict[str, Any], ...] = ()
+    retention: tuple[dict[str, Any], ...] = ()
     peers: tuple[PeerSettings, ...] = ()
     #: The file these settings came from, for error messages; "" when there is none.
     source: str = ""
@@ -132,10 +133,10 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
         settings = msgspec.convert({**tree, "source": str(path or "")}, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{_origin(str(error), path, environment)}: {_plain(str(error))}") from None
-    if not _is_loopback(settings.http.host):
+    if settings.auth.mode == "off" and not _is_loopback(settings.http.host):
         raise ConfigError(
-            f"{path or 'environment'}: http.host = {settings.http.host!r}: the web server has no authentication yet "
-            "and serves loopback only; set it to 127.0.0.1 and put an authenticating proxy in front"
+            f"{path or 'environment'}: http.host = {settings.http.host!r}: with auth.mode = \"off\" nobody has to "
+            'prove who they are, and only this machine is served; set http.host to 127.0.0.1, or auth.mode to "token"'
         )
     return settings
 

@@ -86,7 +86,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may use the web server: whoever has logged in or has a token, or (`off`, on loopback) everyone on this machine."""
+    """Who may use the web server: who logs in or has a token, or (`off`, only on loopback) everyone on this machine."""
 
     mode: Literal["off", "token"] = "token"
     key_file: str = ""
@@ -111,7 +111,7 @@ class BrokerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StorageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where objects lie (empty: a folder in the data directory; or `s3://bucket/prefix?endpoint=…`), and who has the keys.
+    """Where objects lie (empty: a folder in the data directory; or `s3://bucket/prefix?endpoint=…`), and their keys.
 
     With a key new objects are encrypted, unless `encrypt_new` says no; without one they are plain.
     """
@@ -145,6 +145,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_attempts: Count = 3
     time_limit: Positive = 3600.0
     memory_limit_mb: Annotated[int, Meta(ge=0)] = 0
+    sandbox: Literal["strict", "best", "off"] = "best"
     grace_seconds: Positive = 20.0
 
 

@@ -5,26 +5,28 @@ A token is 256 random bits (RFC 6750 bearer), so one SHA-256 of it is enough: th
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from imaging_ai.audit import record
 from imaging_ai.core.permission import Need, Role
 from imaging_ai.core.principal import Principal
 from imaging_ai.db.engine import Database
-from imaging_ai.db.tables import TokenRow
+from imaging_ai.db.tables import PersonRow, TokenRow
 from imaging_ai.errors import InputError, NotFound
 from imaging_ai.people.scopes import read_scopes, write_scopes
 
 __all__ = ["TokenEntry", "Tokens"]
 
-_TOKEN = TokenRow.metadata.tables["token"]
+_PERSON, _TOKEN = PersonRow.metadata.tables["person"], TokenRow.metadata.tables["token"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _PREFIX = "iai_"  # so that secret scanners know one that was left somewhere
 _LONGEST = 64
 
@@ -59,6 +61,8 @@ class Tokens:
         InputError
             If there is a token of this name, or a scope is none that the role may.
         """
+        if not _NAME.fullmatch(name):
+            raise InputError("a token's name is made of up to 64 letters, digits, and . _ @ -")
         secret, now = _PREFIX + secrets.token_urlsafe(32), time.time()
         written = write_scopes(role, scopes)
         values = {
@@ -73,6 +77,8 @@ class Tokens:
         detail = role.value if written is None else f"{role.value}: {written}"
         try:
             with self._database.write() as session:
+                if session.connection().scalar(select(func.count()).where(_PERSON.c.name == name.casefold())):
+                    raise InputError(f"there is a user {name!r}, and the audit trail could not tell them apart")
                 session.connection().execute(insert(_TOKEN).values(values))
                 record(session, "create-token", object_type="token", object_uid=name, actor=actor, detail=detail)
         except IntegrityError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from anyio import CapacityLimiter
 from litestar import Litestar, Router
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
@@ -13,22 +14,30 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from imaging_ai import __version__
 from imaging_ai.db.engine import Database
-from imaging_ai.people.tokens import Tokens
+from imaging_ai.keeping.holds import Holds
+from imaging_ai.people.entrance import Entrance
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.ahead import answer_ahead
-from imaging_ai.serve.auth import token_check
+from imaging_ai.serve.auth import Doorkeeper
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
 from imaging_ai.serve.guards import LOOPBACK, door, host_check, refuse_unknown_parameters
 from imaging_ai.serve.health import Check, health_router
+from imaging_ai.serve.holds import holds_router
 from imaging_ai.serve.jobs import jobs_router
+from imaging_ai.serve.login import login_router
+from imaging_ai.serve.login_desk import LoginDesk, way_to_login
+from imaging_ai.serve.login_pages import login_pages
 from imaging_ai.serve.monitoring import metrics_handler
 from imaging_ai.serve.problem import respond
+from imaging_ai.serve.rates import Rates, limited
 from imaging_ai.serve.studies import studies_router
 from imaging_ai.serve.unbroken import unbroken
-from imaging_ai.serve.viewer import viewer_router
+from imaging_ai.serve.viewer import PATH, viewer_router
 
 __all__ = ["make_app"]
+
+_PASSWORDS_AT_ONCE = 2  # by one process: each takes 64 MiB
 
 
 def make_app(
@@ -37,34 +46,43 @@ def make_app(
     *,
     checks: Mapping[str, Check] | None = None,
     hosts: Collection[str] = LOOPBACK,
-    tokens: Tokens | None = None,
+    entrance: Entrance | None = None,
     origins: Sequence[str] = (),
     dicomweb: Parts | None = None,
     viewer: Path | None = None,
     public_url: str = "",
+    rates: Rates | None = None,
 ) -> Litestar:
     """Make the application.
 
-    `checks` are tried for readiness, after the database itself. Requests for patient data are answered when they are
-    for one of `hosts`. `viewer` is the folder of its installation, and `public_url` the address of this server as
-    clients see it, where a proxy changes it.
+    `checks` are tried for readiness, after the database itself. Who wants anything else comes in by the `entrance`;
+    without one everybody is answered whose requests are for one of `hosts`. `viewer` is the folder of its installation,
+    and `public_url` the address of this server as clients see it, where a proxy changes it.
     """
-    check = token_check([tokens.principal]) if tokens else host_check(frozenset(hosts))
-    doors = [door(check)]
+    doorkeeper = entrance and Doorkeeper(entrance.verifiers, entrance.sessions.of_cookie, public_url)
+    check = doorkeeper.check if doorkeeper else host_check(frozenset(hosts))
+    doors, few = [door(check)], CapacityLimiter(_PASSWORDS_AT_ONCE)
     api = Router(
         "/api",
-        route_handlers=[jobs_router(database, ledger), studies_router(database)],
+        route_handlers=[
+            jobs_router(database, ledger),
+            studies_router(database),
+            holds_router(Holds(database)),
+            *([login_router(entrance, few)] if entrance else []),
+        ],
         middleware=doors,
         guards=[refuse_unknown_parameters],
         response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
     routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, doors)]
     if viewer is not None:
-        routers.append(viewer_router(viewer, doors))
+        routers.append(viewer_router(viewer, [way_to_login(doorkeeper)] if doorkeeper else doors))
+    if entrance and doorkeeper:
+        routers.append(login_pages(LoginDesk(entrance, doorkeeper, few, PATH if viewer else "")))
     app = Litestar(
         route_handlers=[
             health_router({"database": database.ping, **(checks or {})}),
-            metrics_handler(database, doors if tokens else ()),
+            metrics_handler(database, doors if entrance else ()),
             api,
             *routers,
         ],
@@ -75,11 +93,16 @@ def make_app(
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},
         openapi_config=OpenAPIConfig(
-            title="imaging-ai", version=__version__, path="/schema", render_plugins=[JsonRenderPlugin(path="/")]
+            title="imaging-ai",
+            version=__version__,
+            render_plugins=[JsonRenderPlugin(path="/")],
+            openapi_router=Router("/schema", route_handlers=[], middleware=doors, opt={"needs": "session"}),
         ),
         logging_config=None,
     )
     answer_ahead(app, check)
+    if rates is not None:
+        app.asgi_handler = limited(app.asgi_handler, rates)
     return app
 
 

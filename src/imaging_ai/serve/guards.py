@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.enums import ScopeType
 from litestar.exceptions import ClientException, ValidationException
 from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LOOPBACK", "Check", "Door", "door", "host_check", "query_name", "refuse_unknown_parameters", "require_host"]
 
@@ -37,12 +38,19 @@ class _Misdirected(ClientException):
 
 
 def door(check: Check) -> Door:
-    """Make a door of a check: what it refuses never comes to a handler."""
+    """Make a door of a check: what it refuses never comes to a handler, and hears no more of a WebSocket."""
 
     def hung(app: ASGIApp) -> ASGIApp:
         async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-            await check(ASGIConnection(scope), scope["route_handler"])
-            await app(scope, receive, send)
+            connection, handler = ASGIConnection[Any, Any, Any, Any](scope), scope["route_handler"]
+            await check(connection, handler)
+
+            async def send_while_let_in(message: Message) -> None:
+                if message["type"] == "websocket.send":
+                    await check(connection, handler)
+                await send(message)
+
+            await app(scope, receive, send_while_let_in if scope["type"] == ScopeType.WEBSOCKET else send)
 
         return enter
 

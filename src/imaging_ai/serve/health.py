@@ -18,6 +18,8 @@ __all__ = ["Check", "Health", "disk_check", "health_router", "storage_check"]
 
 logger = logging.getLogger(__name__)
 
+_OPEN = {"needs": "nothing"}
+
 #: Raises when a part of the server does not work.
 Check = Callable[[], object]
 
@@ -57,11 +59,11 @@ def disk_check(folder: Path, min_free_mb: int) -> Check:
 def health_router(checks: Mapping[str, Check]) -> Router:
     """Answer `/health/live` and `/health/ready`."""
 
-    @get("/live", sync_to_thread=False, summary="The process answers")
+    @get("/live", opt=_OPEN, sync_to_thread=False, summary="The process answers")
     def live() -> Health:
         return Health("up")
 
-    @get("/ready", sync_to_thread=True, summary="Every part that the server needs works")
+    @get("/ready", opt=_OPEN, sync_to_thread=True, summary="Every part that the server needs works")
     def ready() -> Response[Health] | Response[Problem]:
         failures = {name: failure for name, check in checks.items() if (failure := _failure(name, check))}
         if not failures:

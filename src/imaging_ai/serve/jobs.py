@@ -19,10 +19,12 @@ from imaging_ai.queue.evaluations import evaluations_of
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.problem import Problem
 
-__all__ = ["Limit", "Offset", "Page", "Uid", "jobs_router", "moment"]
+__all__ = ["READS", "Limit", "Offset", "Page", "Uid", "jobs_router", "moment"]
 
 _tables = SQLModel.metadata.tables
 _JOB, _RESULT, _DELIVERY = _tables["job"], _tables["result"], _tables["delivery"]
+
+READS = {"needs": "read"}
 
 _BIG = 2**63 - 1  # what a database key can be
 Limit = Annotated[int, Parameter(ge=1, le=1000, description="How many at most")]
@@ -149,7 +151,7 @@ def moment(seconds: float | None) -> datetime | None:
 def jobs_router(database: Database, ledger: Ledger) -> Router:
     """Answer `/jobs` and `/jobs/{id}`."""
 
-    @get("/", sync_to_thread=True, summary="Search for jobs", responses=_bad(400))
+    @get("/", opt=READS, sync_to_thread=True, summary="Search for jobs", responses=_bad(400))
     def search_for_jobs(
         job_state: _State = None,
         study: _Uid = None,
@@ -163,7 +165,7 @@ def jobs_router(database: Database, ledger: Ledger) -> Router:
         )
         return JobList(tuple(_view(job) for job in found[:limit]), Page.of(found, limit, offset))
 
-    @get("/{job_id:int}", sync_to_thread=True, summary="All of one job", responses=_bad(400, 404))
+    @get("/{job_id:int}", opt=READS, sync_to_thread=True, summary="All of one job", responses=_bad(400, 404))
     def retrieve_job(job_id: _Key) -> JobDetail:
         job = ledger.get(job_id)
         with database.read() as session:

@@ -16,7 +16,7 @@ from sqlmodel import SQLModel
 from imaging_ai import audit
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import NotFound
-from imaging_ai.serve.jobs import Limit, Offset, Page, Uid, moment
+from imaging_ai.serve.jobs import READS, Limit, Offset, Page, Uid, moment
 from imaging_ai.serve.problem import Problem
 
 __all__ = ["studies_router"]
@@ -90,7 +90,7 @@ class StudyDetail(msgspec.Struct, frozen=True):
 def studies_router(database: Database) -> Router:
     """Answer `/studies` and `/studies/{uid}`."""
 
-    @get("/", sync_to_thread=True, summary="Search for studies")
+    @get("/", opt=READS, sync_to_thread=True, summary="Search for studies")
     def search_for_studies(request: Request[Any, Any, Any], limit: Limit = 100, offset: Offset = 0) -> StudyList:
         with database.read() as session:
             connection = session.connection()
@@ -100,7 +100,7 @@ def studies_router(database: Database) -> Router:
         _audit(database, request, "study.search", "", f"{len(views)} studies")
         return StudyList(views, Page.of(found, limit, offset))
 
-    @get("/{study_instance_uid:str}", sync_to_thread=True, summary="All of one study", responses=_NOT_FOUND)
+    @get("/{study_instance_uid:str}", opt=READS, sync_to_thread=True, summary="All of one study", responses=_NOT_FOUND)
     def retrieve_study(request: Request[Any, Any, Any], study_instance_uid: Uid) -> StudyDetail:
         with database.read() as session:
             connection = session.connection()

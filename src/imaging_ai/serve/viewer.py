@@ -38,11 +38,11 @@ def viewer_router(folder: Path, doors: Sequence[Door] = ()) -> Router:
 
     reading = [HttpMethod.GET, HttpMethod.HEAD]
 
-    @route("/", http_method=reading, sync_to_thread=True, opt={"needs": "nothing"})
+    @route("/", http_method=reading, sync_to_thread=True, opt={"needs": "read"})
     def page(request: AnyRequest) -> Response[bytes]:
         return _give(viewer, request, _PAGE)
 
-    @route("/{path:path}", http_method=reading, sync_to_thread=True, opt={"needs": "nothing"})
+    @route("/{path:path}", http_method=reading, sync_to_thread=True, opt={"needs": "read"})
     def file(request: AnyRequest, path: str) -> Response[bytes]:
         return _give(viewer, request, path.strip("/"))
 

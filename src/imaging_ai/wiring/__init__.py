@@ -26,6 +26,7 @@ from imaging_ai.wiring.parts import (
     make_destinations,
     make_doorbell,
     make_entrance,
+    make_identity,
     make_keys,
     make_ledger,
     make_rules,
@@ -118,6 +119,8 @@ def examine(settings: Settings) -> list[Finding]:
     if not found[0].ok:
         return found
     dicom, http = settings.dicom, settings.http
+    tls = make_identity(dicom.tls_certificate, dicom.tls_key, "dicom.tls_certificate")
+    https = make_identity(http.tls_certificate, http.tls_key, "http.tls_certificate")
     database = make_database(settings)
     found += [
         doctor.check_database(database),
@@ -125,9 +128,12 @@ def examine(settings: Settings) -> list[Finding]:
         doctor.check_storage(lambda: make_store(settings)),
         doctor.check_disk(settings.data_path, settings.storage.min_free_mb),
         doctor.check_broker(make_broker(settings.broker.url, settings.run_path).ping),
-        doctor.check_receiver(dicom.ae_title, dicom.host, dicom.port),
-        doctor.check_web(f"http://{http.host}:{http.port}"),
+        doctor.check_receiver(dicom.ae_title, dicom.host, dicom.port, tls if dicom.tls_port == dicom.port else None),
+        doctor.check_web(f"{'https' if https else 'http'}://{http.host}:{http.port}", https),
     ]
+    if tls and dicom.tls_port != dicom.port:
+        found.append(doctor.check_receiver(dicom.ae_title, dicom.host, dicom.tls_port, tls))
+    found += [doctor.check_certificate(name, one) for name, one in (("of DICOM", tls), ("of HTTPS", https)) if one]
     address = (dicom.host, dicom.port)
     found += [doctor.check_destination(one, receiver=address) for one in make_destinations(settings).values()]
     wanted = dict.fromkeys(name for rule in make_rules(settings) for name in rule.run)

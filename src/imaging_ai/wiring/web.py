@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imaging_ai.config import Settings
-from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.workitem_feed import Feed
 from imaging_ai.route.completeness import QuietTimes
@@ -16,6 +15,7 @@ from imaging_ai.wiring.parts import (
     make_archive,
     make_catalog,
     make_current_database,
+    make_entrance,
     make_ledger,
 )
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 __all__ = ["make_web_app", "serve_web"]
 
 
-def serve_web(settings: Settings) -> None:
-    """Serve HTTP until SIGTERM."""
+def serve_web(settings: Settings, welcome: Callable[[str], object]) -> None:
+    """Serve HTTP until SIGTERM. While nobody is known, `welcome` is told the link for the first administrator."""
     from imaging_ai.serve.server import serve_http
 
-    make_current_database(settings).dispose()
+    database = make_current_database(settings)
+    if settings.auth.mode == "token" and (link := make_entrance(settings, database).invitations.first()):
+        welcome(f"{_address(settings)}/first?link={link}")
+    database.dispose()
     http = settings.http
     serve_http(
         partial(make_web_app, settings),
@@ -40,17 +43,27 @@ def serve_web(settings: Settings) -> None:
         authenticated=settings.auth.mode == "token",
         certificate=Path(http.tls_certificate) if http.tls_certificate else None,
         key=Path(http.tls_key) if http.tls_key else None,
+        ca_file=Path(http.tls_ca_file) if http.tls_ca_file else None,
     )
+
+
+def _address(settings: Settings) -> str:
+    http = settings.http
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(http.host, http.host)  # noqa: S104 - every address of this host
+    scheme = "https" if http.tls_certificate else "http"
+    return http.public_url.rstrip("/") or f"{scheme}://{f'[{host}]' if ':' in host else host}:{http.port}"
 
 
 def make_web_app(settings: Settings) -> Litestar:
     """Build the HTTP application."""
     from imaging_ai.archive.describer import Describer
+    from imaging_ai.archive.usage import DailyUse
     from imaging_ai.serve.access import AccessLog
     from imaging_ai.serve.app import make_app
     from imaging_ai.serve.dicomweb.parts import Limits, Parts
     from imaging_ai.serve.dicomweb.ups_notifier import Notifier
     from imaging_ai.serve.health import disk_check, storage_check
+    from imaging_ai.serve.rates import Rates
 
     database = make_current_database(settings)
     broker = make_broker(settings.broker.url, settings.run_path)
@@ -72,7 +85,10 @@ def make_web_app(settings: Settings) -> Litestar:
         AccessLog(database),
         sop_classes=frozenset(settings.dicom.sop_classes),
         unknown_sop_classes=settings.dicom.accept_unknown_sop_classes,
-        limits=Limits(object_bytes=settings.dicom.max_object_mb << 20),
+        limits=Limits(
+            object_bytes=settings.dicom.max_object_mb << 20, day_bytes=int(settings.http.gigabytes_per_day * 1e9)
+        ),
+        use=DailyUse(database) if settings.http.gigabytes_per_day else None,
         ae_title=settings.dicom.ae_title,
         notifier=Notifier(Feed(database, settings.dicom.ae_title), partial(broker.listen, WORKLIST)),
         spool_folder=settings.data_path,
@@ -81,9 +97,12 @@ def make_web_app(settings: Settings) -> Litestar:
         database,
         ledger,
         checks=checks,
-        tokens=Tokens(database) if settings.auth.mode == "token" else None,
+        entrance=make_entrance(settings, database) if settings.auth.mode == "token" else None,
         origins=settings.http.cors_origins,
         dicomweb=dicomweb,
         viewer=settings.viewer_path,
         public_url=settings.http.public_url,
+        rates=Rates(settings.http.requests_per_second, settings.http.burst)
+        if settings.http.requests_per_second
+        else None,
     )

@@ -16,6 +16,7 @@ from litestar import Litestar, get
 from litestar.testing import TestClient
 
 import phantoms
+from entering import open_entrance
 from imaging_ai.core.permission import Role
 from imaging_ai.errors import BadParameterError
 from imaging_ai.people.tokens import Tokens
@@ -37,10 +38,12 @@ class Asked:
         self.at_once: list[str] = []
         self.slowly: list[str] = []
 
-        def at_once(_request: Any, name: str) -> Whole | None:
+        async def at_once(_request: Any, name: str) -> Whole | None:
             self.at_once.append(name)
             if name == "wrong":
                 raise BadParameterError("name", "is wrong")
+            if name == "broken":
+                raise ArithmeticError(name)
             return None if name == "cold" else Whole(b"at once", "text/plain")
 
         @get("/things/{name:str}/x", opt={"at_once": at_once})
@@ -64,8 +67,7 @@ def test_a_handler_that_can_is_asked_before_litestar_does_anything() -> None:
     ("path", "headers"),
     [
         ("/things/cold/x", {}),
-        ("/things/wrong/x", {}),
-        ("/things/warm/x?accept=a/b", {}),
+        ("/things/broken/x", {}),
         ("/things/warm/x", {"origin": "https://viewer.example"}),
         ("/things/warm//x/", {}),
         ("/things/warm/x", {"host": "elsewhere"}),
@@ -74,6 +76,13 @@ def test_a_handler_that_can_is_asked_before_litestar_does_anything() -> None:
 def test_what_is_out_of_the_ordinary_goes_to_litestar(path: str, headers: dict[str, str]) -> None:
     asked = Asked()
     assert asked.client.get(path, headers=headers).text == "slowly"
+
+
+def test_what_is_wrong_is_not_tried_twice() -> None:
+    asked = Asked()
+    answer = asked.client.get("/things/wrong/x")
+    assert (answer.status_code, answer.json()["parameters"][0]["parameter"]) == (400, "name")
+    assert (asked.at_once, asked.slowly) == (["wrong"], [])
 
 
 def test_other_methods_and_places_are_answered_by_litestar() -> None:
@@ -114,10 +123,10 @@ def open_frames(tmp_path: Path, *, guarded: bool = False) -> Iterator[Frames]:
     with shelf(tmp_path) as opened:
         (path,) = opened.put(*phantoms.series(np.zeros((1, 6, 8), np.float32), name="ahead"))
         parts = opened.parts
-        tokens = Tokens(parts.database)
-        app = make_app(parts.database, parts.ledger, dicomweb=parts, tokens=tokens if guarded else None)
+        entrance = open_entrance(parts.database)
+        app = make_app(parts.database, parts.ledger, dicomweb=parts, entrance=entrance if guarded else None)
         client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-        yield Frames(app, client, parts, tokens, f"/dicom-web/{path}/frames/1")
+        yield Frames(app, client, parts, entrance.tokens, f"/dicom-web/{path}/frames/1")
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
+from entering import bearer, open_entrance
 from imaging_ai.core.permission import ROLES, Role, may
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import InputError, NotFound
+from imaging_ai.people.entrance import Entrance
 from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve import auth
@@ -21,21 +23,22 @@ OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 @pytest.fixture
-def tokens(database: Database) -> Tokens:
-    return Tokens(database)
+def entrance(database: Database) -> Entrance:
+    return open_entrance(database)
+
+
+@pytest.fixture
+def tokens(entrance: Entrance) -> Tokens:
+    return entrance.tokens
 
 
 @pytest.fixture
 def guarded(
-    database: Database, ledger: Ledger, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    database: Database, ledger: Ledger, entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient[Litestar]]:
     monkeypatch.setattr(auth, "_TRUSTED_SECONDS", 0.0)
-    with TestClient(make_app(database, ledger, tokens=tokens), raise_server_exceptions=False) as client:
+    with TestClient(make_app(database, ledger, entrance=entrance), raise_server_exceptions=False) as client:
         yield client
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {secret}"}
 
 
 def test_without_a_token_the_answer_is_401_and_says_how(guarded: TestClient[Litestar]) -> None:

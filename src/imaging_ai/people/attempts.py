@@ -1,0 +1,118 @@
+"""Guessing is slow: after a few failed logins the next is waited for, twice as long each time (NIST SP 800-63B 5.2.2).
+
+Failures are counted for each name and for each address, in the database, so that every web process knows of them. Both
+are hashed with a secret key into a fixed number of buckets: the table cannot grow, names that nobody has are counted
+as any other, and nobody can choose whose bucket to fill. An attempt counts as failed until it has succeeded, so that
+many at once are no way round.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, Update, case, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from imaging_ai.db.engine import Database
+from imaging_ai.db.tables import AttemptRow
+
+__all__ = ["Attempt", "Attempts"]
+
+_ATTEMPT = AttemptRow.metadata.tables["login_attempt"]
+_BUCKETS = 1 << 16
+_FREE_OF_NAME, _FREE_OF_ADDRESS = 5, 25
+_LONGEST_WAIT, _FORGOTTEN = 900.0, 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A login that was begun. `wait`: refused, for so many seconds; `locks`: so many if this one fails; 0: none."""
+
+    buckets: tuple[int, int]
+    wait: float = 0.0
+    locks: float = 0.0
+
+
+class _Locked(Exception):
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Attempts:
+    """The logins that were tried lately."""
+
+    def __init__(self, database: Database, key: bytes, clock: Callable[[], float] = time.time) -> None:
+        self._database, self._key, self._clock = database, key, clock
+
+    def begin(self, name: str, address: str) -> Attempt:
+        """Count an attempt as failed, unless it comes too early: then it is not even tried, and not counted."""
+        buckets = self._bucket("name", name), self._bucket("address", _network(address))
+        try:
+            with self._database.write() as session:
+                connection, now = session.connection(), self._clock()
+                locks = [
+                    _count(connection, bucket, free, now)
+                    for bucket, free in zip(buckets, (_FREE_OF_NAME, _FREE_OF_ADDRESS), strict=True)
+                ]
+        except _Locked as locked:
+            return Attempt(buckets, wait=locked.seconds)
+        return Attempt(buckets, locks=max(locks))
+
+    def succeeded(self, attempt: Attempt) -> None:
+        """Forget the failures of the name. Those of the address stay, or a known password would hide guesses."""
+        name, address = attempt.buckets
+        with self._database.write() as session:
+            session.connection().execute(_set(name, failures=0, locked_until=0.0))
+            session.connection().execute(_set(address, failures=_ATTEMPT.c.failures - 1, locked_until=0.0))
+
+    def forgive(self, name: str) -> None:
+        """Forget the failures of a name."""
+        with self._database.write() as session:
+            session.connection().execute(_set(self._bucket("name", name), failures=0, locked_until=0.0))
+
+    def _bucket(self, kind: str, value: str) -> int:
+        digest = hmac.digest(self._key, f"{kind} {value}".encode(), "sha256")
+        number = int.from_bytes(digest[:4], "big") % _BUCKETS
+        return number if kind == "name" else number + _BUCKETS
+
+
+def _count(connection: Connection, bucket: int, free: int, now: float) -> float:
+    """Count a failure, and return for how many seconds it locks."""
+    row = _counted(connection, bucket, now)
+    if row.locked_until > now:
+        raise _Locked(row.locked_until - now)
+    if row.failures <= free:
+        return 0.0
+    seconds: float = min(_LONGEST_WAIT, 2.0 ** min(row.failures - free, 30))
+    connection.execute(_set(bucket, locked_until=now + seconds))
+    return seconds
+
+
+def _counted(connection: Connection, bucket: int, now: float) -> Row[tuple[int, float]]:
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    forgotten = _ATTEMPT.c.last_at < now - _FORGOTTEN
+    added = insert(_ATTEMPT).values(bucket=bucket, failures=1, last_at=now, locked_until=0.0)
+    counted = added.on_conflict_do_update(
+        index_elements=["bucket"],
+        set_={"failures": case((forgotten, 1), else_=_ATTEMPT.c.failures + 1), "last_at": now},
+    )
+    return connection.execute(counted.returning(_ATTEMPT.c.failures, _ATTEMPT.c.locked_until)).one()
+
+
+def _set(bucket: int, **values: object) -> Update:
+    return update(_ATTEMPT).where(_ATTEMPT.c.bucket == bucket).values(**values)
+
+
+def _network(address: str) -> str:
+    """Return the network whose addresses one peer can choose from: of IPv6 the first 64 bits."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
