@@ -37,8 +37,8 @@ from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.device import choose_device
 from imaging_ai.infer.volume import read_volume
 from imaging_ai.process import keep_memory
-from imaging_ai.worker.child import ENVIRONMENT
-from imaging_ai.worker.runner import KEPT_BYTES
+from imaging_ai.sandbox.child import KEPT_BYTES
+from imaging_ai.sandbox.confine import ENVIRONMENT
 from infer_roofline import roofline
 
 Run = Callable[[], dict[str, float]]

@@ -89,11 +89,6 @@ class TestPipeline:
     def _crash(self) -> None:
         raise ValueError("^".join(("Doe", "Jane")))  # a message of others may carry anything
 
-    def _grow(self) -> None:
-        held = [bytearray(os.urandom(1 << 20) * 8) for _ in range(60)]
-        time.sleep(30)
-        del held
-
 
 def make_pipeline(given: tuple[str, str]) -> TestPipeline:
     recorder = Recorder(*given)
@@ -105,7 +100,7 @@ def make_pipeline(given: tuple[str, str]) -> TestPipeline:
 def main(url: str, broker: str, run_dir: str, log: str, options: str = "{}") -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s")
     given: dict[str, Any] = json.loads(options)
-    limits = Limits(lambda _: given.get("time_limit", 60.0), given.get("memory", 0))
+    limits = Limits(lambda _: given.get("time_limit", 60.0))
     database = Database(url)
     ledger = Ledger(database, retry_after=given.get("retry_after", 0.1), max_losses=given.get("max_losses", 20))
     worker = Worker(

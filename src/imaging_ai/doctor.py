@@ -9,25 +9,30 @@ from __future__ import annotations
 import ipaddress
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import text
 
 from imaging_ai.archive.blobs import BlobStore
+from imaging_ai.core.tls import Identity, client_context, server_context
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import (
     ConfigError,
     DatabaseUnavailable,
+    DeliveryError,
     DeliveryRefused,
     DeliveryUnavailable,
     ImagingAiError,
     StorageUnavailable,
 )
+from imaging_ai.sandbox.confine import Walls
 from imaging_ai.send import scu
 from imaging_ai.send.destinations import Destination, DicomDestination
 from imaging_ai.send.peer import echo
@@ -35,12 +40,14 @@ from imaging_ai.send.peer import echo
 __all__ = [
     "Finding",
     "check_broker",
+    "check_certificate",
     "check_clock",
     "check_database",
     "check_destination",
     "check_disk",
     "check_model",
     "check_receiver",
+    "check_sandbox",
     "check_settings",
     "check_storage",
     "check_web",
@@ -52,6 +59,9 @@ _RESULT_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1
 _FURTHER_CLASSES = {"1.2.840.10008.5.1.4.1.1.30": "parametric maps", "1.2.840.10008.5.1.4.1.1.7": "secondary captures"}
 
 _MOST_SECONDS_APART = 5.0
+_FEWEST_DAYS = 14
+#: What our own receiver answers us when it is for others: see `send.answers`, `send.scu`.
+_NOT_FOR_US = ("calling AE title not recognized", "rejected the association: no reason", "another certificate of ours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,33 +112,61 @@ def check_destination(destination: Destination, *, receiver: tuple[str, int] | N
     )
 
 
-def check_receiver(ae_title: str, host: str, port: int) -> Finding:
-    """Our own Storage SCP answers a C-ECHO under its AE title."""
+def check_receiver(ae_title: str, host: str, port: int, tls: Identity | None = None) -> Finding:
+    """Our own Storage SCP answers a C-ECHO under its AE title, over TLS if it is said who it is there."""
     address = "127.0.0.1" if host in ("", "0.0.0.0") else "::1" if host == "::" else host  # noqa: S104 - compared only
     ourselves = DicomDestination(
-        name="receiver", ae_title=ae_title, host=address, port=port, calling_ae_title=ae_title, timeout=10.0
+        name="receiver",
+        ae_title=ae_title,
+        host=address,
+        port=port,
+        calling_ae_title=ae_title,
+        timeout=10.0,
+        tls=tls is not None,
+        ca_file=str(tls.certificate) if tls else "",
+        certificate=str(tls.certificate) if tls else "",
+        key=str(tls.key) if tls else "",
+        check_host_name=False,
     )
+    where = f"{host}:{port}{' over TLS' if tls else ''}"
 
     def act() -> str:
         try:
             echo(ourselves)
-        except DeliveryRefused as error:
-            if "calling AE title" not in error.message:
+        except DeliveryError as error:
+            if not any(words in error.message for words in _NOT_FOR_US):
                 raise
-            return f"{ae_title} listens on {host}:{port} for the calling AE titles of its list only"
-        return f"{ae_title} answers on {host}:{port}"
+            return f"{ae_title} listens on {where} for the peers of its list only"
+        return f"{ae_title} answers on {where}"
 
     return _tried(
         f"receiver {ae_title}", act, "start `imaging-ai serve`; if it runs, another program may hold the port"
     )
 
 
-def check_web(url: str) -> Finding:
-    """The web server says that it is ready."""
+def check_certificate(name: str, identity: Identity) -> Finding:
+    """The certificate `name` belongs to its key, nobody else reads that, and it is good for a while yet."""
 
     def act() -> str:
+        server_context(identity)
+        if identity.key.stat().st_mode & stat.S_IROTH:
+            raise ConfigError(f"{identity.key} can be read by everybody on this machine; chmod 600 it")
+        end = load_pem_x509_certificate(identity.certificate.read_bytes()).not_valid_after_utc
+        days = (end.timestamp() - time.time()) / 86_400
+        if days < _FEWEST_DAYS:
+            raise ConfigError(f"{identity.certificate} is good for {days:.0f} days more")
+        return f"good for {days:.0f} days more"
+
+    return _tried(f"certificate {name}", act, "renew it in time; `openssl x509 -noout -text -in` shows what it says")
+
+
+def check_web(url: str, tls: Identity | None = None) -> Finding:
+    """The web server says that it is ready, over HTTPS if it is said who it is there."""
+
+    def act() -> str:
+        trusted = client_context(tls.certificate, tls, check_host_name=False) if tls else True
         try:
-            answer = httpx.get(f"{url}/health/ready", timeout=10.0)
+            answer = httpx.get(f"{url}/health/ready", timeout=10.0, verify=trusted)
         except httpx.TransportError as error:
             raise DeliveryUnavailable(f"{url} does not answer ({type(error).__name__})") from error
         if answer.status_code != httpx.codes.OK:
@@ -205,6 +243,19 @@ def check_broker(ping: Callable[[], object]) -> Finding:
         return "answers"
 
     return _tried("broker", act, "see broker.url and whether Redis runs; `embedded` needs no server")
+
+
+def check_sandbox(walls: Callable[[], Walls]) -> Finding:
+    """The process that runs models starts, and every wall around it stands."""
+    remedy = "docs/sandbox.md says what each wall needs of the system; a part that cannot be had leaves the others"
+
+    def act() -> str:
+        found = walls()
+        if found.missing:
+            raise ConfigError(found.sentence())
+        return found.sentence()
+
+    return _tried("sandbox", act, remedy)
 
 
 def check_model(name: str, self_test: Callable[[], object]) -> Finding:

@@ -23,6 +23,7 @@ the HTTP status a web client gets (RFC 9457 problem document), and whether tryin
     │   ├── NotAllowed            whoever asks may not do this
     │   ├── OverLimit             more than whoever asks may bring or ask for; passing
     │   └── WrongState            the named thing is in no state for what was asked
+    │       └── OnHold            a legal hold keeps it
     ├── UnavailableError          a part of this server is down or full; passing, worth a retry
     │   ├── StorageUnavailable
     │   │   ├── StorageCorrupted  stored bytes were changed, moved or cut short
@@ -33,7 +34,9 @@ the HTTP status a web client gets (RFC 9457 problem document), and whether tryin
     │   ├── SeriesRefused         the model must not run on this series (coded reason)
     │   ├── BundleInvalid         the bundle is broken, changed, or asks for what is forbidden
     │   ├── ModelFailed           the network raised, hung, or answered nonsense
-    │   └── ModelOutOfMemory      passing: may fit on another worker or with smaller windows
+    │   ├── ModelOutOfMemory      passing: may fit on another worker or with smaller windows
+    │   └── ModelProcessDied      the process that ran the model ended; passing, for so many attempts
+    ├── InternalError             nobody foresaw it; the log says where
     ├── ResultInvalid             an encoded result failed validation and will not leave
     └── DeliveryError
         ├── DeliveryRefused       permanent: the destination said no, and will say no again
@@ -58,14 +61,17 @@ __all__ = [
     "ImagingAiError",
     "InputError",
     "InstanceConflict",
+    "InternalError",
     "KeyUnavailable",
     "ModelError",
     "ModelFailed",
     "ModelOutOfMemory",
+    "ModelProcessDied",
     "NotAcceptable",
     "NotAllowed",
     "NotDicom",
     "NotFound",
+    "OnHold",
     "OverLimit",
     "RangeNotSatisfiable",
     "ResultInvalid",
@@ -244,6 +250,12 @@ class WrongState(InputError):
     http_status = 409
 
 
+class OnHold(WrongState):
+    """Raised when something is to be deleted that a legal hold keeps."""
+
+    code = "on-hold"
+
+
 class UnavailableError(ImagingAiError):
     """Raised when a part of this server is down or full; trying again may help."""
 
@@ -319,6 +331,19 @@ class ModelOutOfMemory(ModelError):
 
     code = "model-out-of-memory"
     retry = True
+
+
+class ModelProcessDied(ModelError):
+    """Raised when the process that ran a model crashed, was ended, or said what it cannot mean."""
+
+    code = "model-process-died"
+    retry = True
+
+
+class InternalError(ImagingAiError):
+    """Raised in place of another library's error in a model's process; its type is told, and nothing that it said."""
+
+    code = "internal-error"
 
 
 class ResultInvalid(ImagingAiError):

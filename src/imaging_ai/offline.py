@@ -12,14 +12,12 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from imaging_ai.analysis import analyse
-from imaging_ai.catalog import ModelEntry
-from imaging_ai.core.finding import Evaluation, Finding
+from imaging_ai.catalog import Explaining, ModelEntry
+from imaging_ai.core.finding import Evaluation
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.job import Stage
-from imaging_ai.encode import EncodedObject
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.model import LoadedModel
+from imaging_ai.sandbox.messages import Analyst, Found, Made, Order
 
 __all__ = ["Written", "accepted", "run_folder"]
 
@@ -28,8 +26,8 @@ __all__ = ["Written", "accepted", "run_folder"]
 class Written:
     """What one run wrote: its findings and evaluations, each object with its path, and how it came about."""
 
-    findings: tuple[Finding, ...]
-    objects: tuple[tuple[EncodedObject, Path], ...]
+    findings: tuple[Found, ...]
+    objects: tuple[tuple[Made, Path], ...]
     evaluations: tuple[Evaluation, ...] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
 
@@ -41,9 +39,16 @@ class _Series:
 
 
 def run_folder(
-    source: Path, target: Path, model: LoadedModel, report: Callable[[int, Stage], None], *, created_at: float
+    source: Path,
+    target: Path,
+    entry: ModelEntry,
+    analyst: Analyst,
+    report: Callable[[int, Stage], None],
+    *,
+    created_at: float,
+    explained: Explaining | None = None,
 ) -> Iterator[Written]:
-    """Run `model` on every series below `source` that it accepts and write its objects into `target`.
+    """Have `analyst` run a model on every series below `source` that it accepts; write its objects into `target`.
 
     What a classifier says is written as JSON too. The same series and model give objects with the same UIDs, so a run
     that is repeated replaces its files.
@@ -51,22 +56,24 @@ def run_folder(
     Raises
     ------
     SeriesRefused
-        If the model accepts none of the series.
+        If the model accepts none of the series, or does not read one.
     """
-    runs = accepted(source, model.entry)
+    runs = accepted(source, entry)
     target.mkdir(parents=True, exist_ok=True)
     for uids, files in runs:
-        job_uid = derive_uid("run", model.entry.digest, *uids)
-        analysis = analyse(files, model, report, job_uid=job_uid, created_at=created_at)
+        job_uid = derive_uid("run", entry.digest, *uids)
+        answer = analyst.analyse(entry, entry.digest, files, Order(job_uid, created_at, explained=explained), report)
+        if why := answer.refused:
+            raise SeriesRefused(why.code, why.reason)
         written = []
-        for one in analysis.objects:
+        for one in answer.objects:
             path = target / f"{one.kind.lower()}-{one.sop_instance_uid[-12:]}.dcm"
             path.write_bytes(one.data)
             written.append((one, path))
-        if analysis.evaluations:
-            tree = [one.as_tree() for one in analysis.evaluations]
+        if answer.evaluations:
+            tree = [one.as_tree() for one in answer.evaluations]
             (target / f"evaluations-{job_uid[-12:]}.json").write_bytes(msgspec.json.format(msgspec.json.encode(tree)))
-        yield Written(analysis.findings, tuple(written), analysis.evaluations, analysis.provenance)
+        yield Written(answer.findings, tuple(written), answer.evaluations, answer.provenance)
 
 
 def accepted(source: Path, entry: ModelEntry) -> Iterator[tuple[tuple[str, ...], dict[str, list[bytes]]]]:

@@ -15,10 +15,11 @@ from imaging_ai.archive.folder import FolderStore
 from imaging_ai.catalog import Catalog
 from imaging_ai.core.job import Job, JobState
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.registry import Registry
 from imaging_ai.pipeline import Pipeline
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.queue.workitem_news import reason_codes
+from imaging_ai.sandbox.inside import Inside
+from imaging_ai.sandbox.messages import Spec
 from imaging_ai.send.deliveries import Deliveries
 from ledgers import claim, open_database, schedule, sqlite_url
 from shelf import keep
@@ -49,8 +50,8 @@ class House:
             destinations=("pacs",),
         )
         self.deliveries = Deliveries(self.database)
-        models = Registry(catalog, "cpu", 1 << 30)
-        self.pipeline = Pipeline(self.database, self.archive, self.ledger, self.deliveries, models)
+        inside = Inside(Spec(device="cpu", threads=1))
+        self.pipeline = Pipeline(self.database, self.archive, self.ledger, self.deliveries, catalog, inside)
 
     def run(self) -> Job:
         job = claim(self.ledger)

@@ -239,13 +239,6 @@ def test_a_job_past_its_time_limit_is_killed(small: Site) -> None:
     assert job.failure.code == "time-limit"
 
 
-def test_a_job_that_grows_past_its_memory_is_killed(small: Site) -> None:
-    small.start(memory=200 << 20)
-    job = small.wait(small.add("grow"), timeout=90)
-    assert job.failure is not None
-    assert (job.failure.code, "MB" in job.failure.reason) == ("model-out-of-memory", True)
-
-
 @pytest.mark.slow
 def test_a_job_that_kills_its_workers_stops_in_the_end(small: Site) -> None:
     small.start(max_losses=2)

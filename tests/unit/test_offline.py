@@ -12,29 +12,30 @@ import pytest
 from pydicom import Dataset
 
 from classifiers import DICOM_TOML, bright_slices, brightness_bundle
-from imaging_ai.catalog import read_model
+from imaging_ai.catalog import ModelEntry, read_model
 from imaging_ai.core.job import Stage
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.bundle import load_bundle
-from imaging_ai.infer.model import LoadedModel
 from imaging_ai.offline import Written, _choose, _read, run_folder
+from imaging_ai.sandbox.inside import Inside
+from imaging_ai.sandbox.messages import Spec
 from phantoms import ball, series, threshold_bundle, write
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_bundle(read_model(threshold_bundle(tmp_path_factory.mktemp("models") / "threshold")))
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelEntry:
+    return read_model(threshold_bundle(tmp_path_factory.mktemp("models") / "threshold"))
 
 
 def phantom(name: str, modality: str = "CT", slices: int = 6) -> list[Dataset]:
     return series(ball((slices, 20, 20)), name=name, modality=modality)
 
 
-def run(source: Path, model: LoadedModel, created_at: float = 1e9) -> list[Written]:
-    return list(run_folder(source, source.parent / "out", model, lambda *_: None, created_at=created_at))
+def run(source: Path, model: ModelEntry, created_at: float = 1e9) -> list[Written]:
+    inside = Inside(Spec(device="cpu", threads=1))
+    return list(run_folder(source, source.parent / "out", model, inside, lambda *_: None, created_at=created_at))
 
 
-def test_every_series_that_the_model_accepts_is_run(tmp_path: Path, model: LoadedModel) -> None:
+def test_every_series_that_the_model_accepts_is_run(tmp_path: Path, model: ModelEntry) -> None:
     source = tmp_path / "in"
     for name, modality in (("one", "CT"), ("two", "CT"), ("three", "MR")):
         write(phantom(name, modality), source / name / "deep")
@@ -57,31 +58,33 @@ def test_a_model_that_asks_for_more_gets_each_object_as_a_file(tmp_path: Path) -
     with (bundle / "dicom.toml").open("a") as toml:
         toml.write('\n[outputs]\nkinds = ["SEG", "SR", "PM", "SC"]\nlines = true\n')
     write(phantom("one"), tmp_path / "in")
-    (written,) = run(tmp_path / "in", load_bundle(read_model(bundle)))
+    (written,) = run(tmp_path / "in", read_model(bundle))
     kinds = [made.kind for made, _ in written.objects]
     assert kinds[:4] == ["SEG", "SR", "SR", "PM"]
     assert set(kinds[4:]) == {"SC"}
     assert len(list((tmp_path / "out").iterdir())) == len(kinds)
 
 
-def test_progress_goes_from_nothing_to_the_end_of_each_run(tmp_path: Path, model: LoadedModel) -> None:
+def test_progress_goes_from_nothing_to_the_end_of_each_run(tmp_path: Path, model: ModelEntry) -> None:
     write(phantom("one"), tmp_path / "in")
     told: list[tuple[int, Stage]] = []
-    list(run_folder(tmp_path / "in", tmp_path / "out", model, lambda *report: told.append(report), created_at=1e9))
+    inside = Inside(Spec(device="cpu", threads=1))
+    report = lambda *one: told.append(one)  # noqa: E731
+    list(run_folder(tmp_path / "in", tmp_path / "out", model, inside, report, created_at=1e9))
     percents = [percent for percent, _ in told]
     assert percents == sorted(percents)
     assert told[0] == (0, Stage.READ)
     assert told[-1][1] is Stage.VALIDATE
 
 
-def test_a_run_that_is_repeated_replaces_its_files(tmp_path: Path, model: LoadedModel) -> None:
+def test_a_run_that_is_repeated_replaces_its_files(tmp_path: Path, model: ModelEntry) -> None:
     write(phantom("one"), tmp_path / "in")
     (first,), (again,) = run(tmp_path / "in", model), run(tmp_path / "in", model, created_at=2e9)
     assert [path for _, path in first.objects] == [path for _, path in again.objects]
     assert [made.sop_instance_uid for made, _ in first.objects] == [made.sop_instance_uid for made, _ in again.objects]
 
 
-def test_nothing_found_is_a_report_without_a_segmentation(tmp_path: Path, model: LoadedModel) -> None:
+def test_nothing_found_is_a_report_without_a_segmentation(tmp_path: Path, model: ModelEntry) -> None:
     write(series(np.zeros((6, 20, 20), np.float32), name="dark"), tmp_path / "in")
     (written,) = run(tmp_path / "in", model)
     assert [made.kind for made, _ in written.objects] == ["SR"]
@@ -105,7 +108,7 @@ def useless(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Pa
 
 
 def test_what_cannot_be_run_is_refused_with_the_reason_and_writes_nothing(
-    useless: tuple[Path, str], model: LoadedModel
+    useless: tuple[Path, str], model: ModelEntry
 ) -> None:
     source, reason = useless
     with pytest.raises(SeriesRefused, match=reason):
@@ -149,7 +152,7 @@ def test_no_series_is_two_inputs_at_once(tmp_path: Path) -> None:
 def test_what_a_classifier_says_is_written_as_json_beside_the_report(tmp_path: Path) -> None:
     bundle = brightness_bundle(tmp_path / "bright", (20, 20), dicom_toml=DICOM_TOML.replace('"series"', '"instance"'))
     write(series(bright_slices([1.0, -1.0], 20, 20), name="two"), tmp_path / "in")
-    (written,) = run(tmp_path / "in", load_bundle(read_model(bundle)))
+    (written,) = run(tmp_path / "in", read_model(bundle))
     assert [made.kind for made, _ in written.objects] == ["SR"]
     (path,) = (tmp_path / "out").glob("*.json")
     told = json.loads(path.read_bytes())

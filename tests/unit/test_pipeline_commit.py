@@ -12,16 +12,15 @@ import pytest
 from sqlmodel import Session
 
 import phantoms
-from imaging_ai.analysis import Analysis
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.folder import FolderStore
+from imaging_ai.catalog import Catalog
 from imaging_ai.core.job import JobState
 from imaging_ai.db.engine import Database
-from imaging_ai.encode import EncodedObject
 from imaging_ai.errors import DatabaseUnavailable, WrongState
-from imaging_ai.infer.registry import Registry
 from imaging_ai.pipeline import Pipeline
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.sandbox.messages import Analyst, Answer, Made
 from imaging_ai.send.deliveries import Deliveries
 from ledgers import claim, open_database, schedule, sqlite_url
 
@@ -51,16 +50,12 @@ def archive(ledger: Ledger, tmp_path: Path) -> Iterator[Archive]:
 
 
 def pipeline(database: Database, ledger: Ledger, archive: Archive) -> Pipeline:
-    return Pipeline(database, archive, ledger, Deliveries(database), cast("Registry", None))
+    return Pipeline(database, archive, ledger, Deliveries(database), Catalog([]), cast("Analyst", None))
 
 
-def analysis() -> Analysis:
+def answer() -> Answer:
     (ds,) = phantoms.series(np.zeros((1, 600, 1000), np.float32), name="result")
-    return Analysis(
-        (),
-        (EncodedObject("SEG", ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, phantoms.to_bytes(ds)),),
-        {},
-    )
+    return Answer((), (Made.of("SEG", phantoms.to_bytes(ds)),), {})
 
 
 def test_results_whose_commit_went_through_unheard_keep_their_files(
@@ -70,7 +65,7 @@ def test_results_whose_commit_went_through_unheard_keep_their_files(
     job = claim(ledger)
     deaf = AnswerLost(sqlite_url(tmp_path))
     with pytest.raises(DatabaseUnavailable):
-        pipeline(deaf, ledger, archive)._register(job, job.attempt, analysis())
+        pipeline(deaf, ledger, archive)._register(job, job.attempt, answer())
     assert ledger.get(job.id).state is JobState.COMPLETED
     (registered,) = archive.results(job.id)
     assert archive.read(registered)[128:132] == b"DICM"
@@ -83,5 +78,5 @@ def test_results_of_an_attempt_that_is_no_longer_ours_leave_no_file(
     job = claim(ledger)
     ledger.release(job.id, job.attempt)
     with pytest.raises(WrongState):
-        pipeline(ledger.database, ledger, archive)._register(job, job.attempt, analysis())
+        pipeline(ledger.database, ledger, archive)._register(job, job.attempt, answer())
     assert list((tmp_path / "store" / "objects").rglob("*.dcm")) == []

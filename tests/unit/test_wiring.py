@@ -16,6 +16,7 @@ from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.send.destinations import DicomDestination
+from imaging_ai.wiring import work
 
 DESTINATIONS = """
 [dicom]
@@ -117,9 +118,9 @@ def test_a_job_may_take_as_long_as_its_model_says_and_never_longer_than_the_work
         1, "1.2", JobState.IN_PROGRESS, Priority.LOW, "inference-cpu", "1", ("1",), 1, "r", "fdg-pet-lesion", "", (),
         1, 3, 0, Stage.QUEUE, 0.0, 0.0,
     )  # fmt: skip
-    assert wiring._time_limit(catalog, 1e6, job) == own
-    assert wiring._time_limit(catalog, 5.0, job) == 5.0
-    assert wiring._time_limit(catalog, 7.0, dataclasses.replace(job, model="removed")) == 7.0
+    assert work._time_limit(catalog, 1e6, job) == own
+    assert work._time_limit(catalog, 5.0, job) == 5.0
+    assert work._time_limit(catalog, 7.0, dataclasses.replace(job, model="removed")) == 7.0
 
 
 def test_wiring_itself_imports_nothing_heavy() -> None:

@@ -97,8 +97,11 @@ class ModelEntry:
         return self.remarks
 
 
-def read_model(path: Path, name: str = "") -> ModelEntry:
-    """Read the model in the directory `path`; `name` is what it is asked for by (default: that of the directory)."""
+def read_model(path: Path, name: str = "", digest: str = "") -> ModelEntry:
+    """Read the model in the directory `path`; `name` is what it is asked for by (default: that of the directory).
+
+    `digest` is given where it has just been taken.
+    """
     name = name or path.name
     toml = path / "dicom.toml"
     described = _decode(toml) if toml.is_file() else _DicomToml()
@@ -110,7 +113,7 @@ def read_model(path: Path, name: str = "") -> ModelEntry:
         raise ConfigError(f"{toml}: [[segments]] value: two segments have the same; give each its own")
     if described.outputs.segmentation == "fractional" and len(segments) > 1:
         raise ConfigError(f"{toml}: [outputs] segmentation: fractional is for models of one segment; take labelmap")
-    digest = bundle_digest(path)
+    digest = digest or bundle_digest(path)
     version = described.model.version or str(metadata.get("version", "0"))
     return ModelEntry(
         name=name,

@@ -43,7 +43,7 @@ class Explaining(Table, frozen=True):
         return bool(self.methods) and self.when != "never"
 
     def asked(self, wish: object) -> Explaining:
-        """Return it as a rule's `parameters = { explain = … }` asks: true, false, or a list of methods.
+        """Return it as a rule's `parameters = { explain = … }` asks: true, false, a list of methods, or all of it anew.
 
         Raises
         ------
@@ -52,6 +52,8 @@ class Explaining(Table, frozen=True):
         """
         if wish is None:
             return self
+        if isinstance(wish, Explaining):
+            return wish
         if wish is False:
             return msgspec.structs.replace(self, when="never")
         usual = "present" if self.when == "never" else self.when

@@ -41,27 +41,29 @@ def explain(
 ) -> None:
     """Run MODEL on the series in SERIES_DIR, explain what it says, and write all objects to OUTPUT_DIR."""
     import time
-    from dataclasses import replace
 
     import msgspec
     from rich.progress import Progress
 
+    from imaging_ai import wiring
     from imaging_ai.offline import run_folder
-    from imaging_ai.wiring.models import load_model
+    from imaging_ai.wiring.models import make_sandbox
 
-    loaded = load_model(settings_of(context), model)
-    options = loaded.entry.explain.asked(list(methods) or True)
+    settings = settings_of(context)
+    entry, sandbox = wiring.make_catalog(settings).get(model), make_sandbox(settings)
+    options = entry.explain.asked(list(methods) or True)
     options = msgspec.structs.replace(
         options,
         targets=targets or options.targets,
         when="always" if targets else options.when,
         checks=checks or options.checks,
     )
-    loaded.entry = replace(loaded.entry, explain=options)
     with Progress(transient=True, disable=json_output) as progress:
         task = progress.add_task("reading", total=100)
         report = lambda percent, stage: progress.update(task, completed=percent, description=str(stage))  # noqa: E731
-        runs = list(run_folder(series_dir, output_dir, loaded, report, created_at=time.time()))
+        runs = list(
+            run_folder(series_dir, output_dir, entry, sandbox, report, created_at=time.time(), explained=options)
+        )
     made: list[dict[str, Any]] = [one for run in runs for one in _explanations(run.provenance)]
     if json_output:
         echo_json(made)

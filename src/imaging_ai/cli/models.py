@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +59,7 @@ def _versions(catalog: Catalog) -> Iterator[tuple[ModelEntry, bool]]:
 def check(context: click.Context, name: str, trial: bool) -> None:
     """Say what a model takes and gives and what its dicom.toml lacks, load it, and run it on a phantom."""
     from imaging_ai import wiring
-    from imaging_ai.infer.selftest import try_out
-    from imaging_ai.wiring.models import load_model
+    from imaging_ai.wiring.models import check_model
 
     settings = settings_of(context)
     entry = wiring.make_catalog(settings).get(name)
@@ -74,14 +72,12 @@ def check(context: click.Context, name: str, trial: bool) -> None:
             click.echo(f"  class    {value}: {one.label} ({one.finding.meaning}), present from {one.threshold:g} on")
     for sentence in entry.missing():
         click.echo(f"  missing  {sentence}")
-    began = time.perf_counter()
-    model = load_model(settings, name)
-    seconds = time.perf_counter() - began
-    click.echo(f"  loads    in {seconds:.1f} s on {model.device}, {model.nbytes / 1e6:.1f} MB of weights")
+    shown = check_model(settings, name, trial=trial)
+    size = f"{shown.model_bytes / 1e6:.1f} MB of weights"
+    click.echo(f"  loads    in {shown.load_seconds:.1f} s on {shown.device}, {size}")
     if trial:
-        shown = try_out(model)
         grid = " x ".join(map(str, shown.shape))
-        click.echo(f"  runs     in {shown.seconds:.1f} s on a phantom of {grid}: {shown.answer}")
+        click.echo(f"  runs     in {shown.seconds:.1f} s on a phantom of {grid}: {shown.said}")
         click.echo(f"  memory   {shown.peak_bytes / 1e6:.0f} MB beyond the model at most")
 
 

@@ -30,14 +30,16 @@ def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, j
 
     from rich.progress import Progress
 
+    from imaging_ai import wiring
     from imaging_ai.offline import run_folder
-    from imaging_ai.wiring.models import load_model
+    from imaging_ai.wiring.models import make_sandbox
 
-    loaded = load_model(settings_of(context), model)
+    settings = settings_of(context)
+    entry, sandbox = wiring.make_catalog(settings).get(model), make_sandbox(settings)
     with Progress(transient=True, disable=json_output) as progress:
         task = progress.add_task("reading", total=100)
         report = lambda percent, stage: progress.update(task, completed=percent, description=str(stage))  # noqa: E731
-        runs = list(run_folder(input_dir, output_dir, loaded, report, created_at=time.time()))
+        runs = list(run_folder(input_dir, output_dir, entry, sandbox, report, created_at=time.time()))
     if json_output:
         echo_json([_tree(one) for one in runs])
         return

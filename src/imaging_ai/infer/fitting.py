@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, SeriesRefused
 from imaging_ai.infer.classify import scores
@@ -12,7 +15,7 @@ from imaging_ai.infer.familiar import Familiar, deepest_layer, fit, listening, w
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.volume import read_volume
 
-__all__ = ["STATISTICS", "features_from", "keep"]
+__all__ = ["STATISTICS", "features_from", "features_of", "keep"]
 
 STATISTICS = "models/features.npz"
 _TABLE = '\n[out_of_distribution]\nstatistics = "models/features.npz"\n'
@@ -35,17 +38,34 @@ def features_from(
     features, refused = [], []
     for files in series:
         try:
-            volumes = {name: read_volume(some) for name, some in files.items()}
-            if not layer:
-                layer = _deepest(model, volumes)
-            with listening(model.network, layer) as heard:
-                _run(model, volumes)
+            layer, found = features_of(model, files, layer)
         except SeriesRefused as refusal:
             refused.append(refusal.message)
             continue
-        if (found := heard.features) is not None:
-            features.append(found)
+        features.append(found)
     return fit(layer, features), refused
+
+
+def features_of(
+    model: LoadedModel, files: Mapping[str, Iterable[bytes]], layer: str = ""
+) -> tuple[str, NDArray[np.float64]]:
+    """Run a model over the files of a series; return the layer that was asked, and what it answers of it.
+
+    Raises
+    ------
+    SeriesRefused
+        If the model does not read it, or the layer has nothing to say of it.
+    BundleInvalid
+        If there is no such layer.
+    """
+    volumes = {name: read_volume(some) for name, some in files.items()}
+    if not layer:
+        layer = _deepest(model, volumes)
+    with listening(model.network, layer) as heard:
+        _run(model, volumes)
+    if (found := heard.features) is None:
+        raise SeriesRefused("no-features", f"the layer {layer} answers nothing to this series")
+    return layer, found
 
 
 def keep(familiar: Familiar, bundle: Path) -> Path:

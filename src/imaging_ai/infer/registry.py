@@ -1,4 +1,4 @@
-"""Loaded models, kept warm within a memory budget: loaded once, pinned by the digest of the whole bundle.
+"""Loaded models, kept warm within a memory budget: loaded once, told apart by the digest of the whole bundle.
 
 The least recently used go first when the budget is full. A model needs the memory of its parameters and buffers, and
 one model at a time the peak that its runs were seen to need.
@@ -11,12 +11,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from typing import Protocol
 
 import torch
 
-from imaging_ai.catalog import Catalog, ModelEntry, bundle_digest
-from imaging_ai.errors import BundleInvalid
+from imaging_ai.catalog import ModelEntry
 from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.model import LoadedModel
 
@@ -25,55 +23,32 @@ __all__ = ["Registry"]
 logger = logging.getLogger(__name__)
 
 
-class _Entries(Protocol):
-    def get(self, name: str) -> ModelEntry: ...
-    def pinned(self, name: str, digest: str) -> ModelEntry: ...
-
-
 class Registry:
-    """The models of a catalog on one device.
+    """Models on one device.
 
     `memory_budget` is in bytes; the model in use stays, whatever its size.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog | _Entries,
-        device: torch.device | str,
-        memory_budget: int,
-        *,
-        allow_scripts: bool = False,
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, device: torch.device | str, memory_budget: int, *, allow_scripts: bool = False) -> None:
         self._device = torch.device(device)
         self._budget = memory_budget
         self._allow_scripts = allow_scripts
         self._loaded: OrderedDict[str, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, name: str, digest: str = "") -> LoadedModel:
-        """Return the model `name`, loaded; `digest` is that of the bundle that the job was scheduled for.
+    def get(self, entry: ModelEntry) -> LoadedModel:
+        """Return a model, loaded. That its files are those of the digest is for the caller to see to.
 
         Raises
         ------
-        NotFound
-            If there is no such model.
         BundleInvalid
-            If the bundle on disk is another than `digest`, or cannot be loaded.
+            If the bundle cannot be loaded.
         """
         with self._lock:
-            entry = self._catalog.pinned(name, digest) if digest else self._catalog.get(name)
-            wanted = digest or entry.digest
-            if wanted in self._loaded:
-                self._loaded.move_to_end(wanted)
+            if entry.digest in self._loaded:
+                self._loaded.move_to_end(entry.digest)
                 self._make_room()
-                return self._loaded[wanted]
-            found = bundle_digest(entry.path)
-            if found != wanted:
-                raise BundleInvalid(
-                    f"{name}: the bundle has the digest {found[:12]}, the job wants {wanted[:12]}: its files were "
-                    "changed; retry the job to run the bundle as it is now"
-                )
+                return self._loaded[entry.digest]
             return self._load(entry)
 
     def names(self) -> tuple[str, ...]:

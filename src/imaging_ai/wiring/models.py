@@ -6,23 +6,26 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imaging_ai.catalog import ModelEntry
 from imaging_ai.catalog.current import choose, go_back
 from imaging_ai.config import Settings
+from imaging_ai.errors import SeriesRefused
 from imaging_ai.install import install
+from imaging_ai.sandbox.client import Sandbox
+from imaging_ai.sandbox.messages import Checked, Spec
 from imaging_ai.shadow import Shadows
 from imaging_ai.wiring.parts import make_archive, make_catalog, make_current_database, make_ledger
 
 if TYPE_CHECKING:
     from imaging_ai.infer.familiar import Familiar
-    from imaging_ai.infer.model import LoadedModel
-    from imaging_ai.infer.registry import Registry
 
 __all__ = [
+    "check_model",
     "fit_model",
     "install_model",
-    "load_model",
-    "make_registry",
+    "make_sandbox",
     "make_shadows",
     "pull_model",
     "roll_back_model",
@@ -30,19 +33,20 @@ __all__ = [
 ]
 
 
-def make_registry(settings: Settings) -> Registry:
-    """Build the loaded models of this process, on its device."""
-    from imaging_ai.infer.device import choose_device
-    from imaging_ai.infer.registry import Registry
+def make_sandbox(settings: Settings) -> Sandbox:
+    """Plan the process that runs models, which starts when it is first needed."""
+    worker, models = settings.worker, settings.models
+    return Sandbox(
+        Spec(worker.device, worker.threads, models.memory_mb << 20, models.allow_scripts),
+        settings.run_path / "sandbox",
+        mode=worker.sandbox,
+        memory_bytes=worker.memory_limit_mb << 20,
+    )
 
-    device = choose_device(settings.worker.device, threads=settings.worker.threads)
-    options = settings.models
-    return Registry(make_catalog(settings), device, options.memory_mb << 20, allow_scripts=options.allow_scripts)
 
-
-def load_model(settings: Settings, name: str) -> LoadedModel:
-    """Load a model into this process."""
-    return make_registry(settings).get(name)
+def check_model(settings: Settings, name: str, *, trial: bool) -> Checked:
+    """Load a model in the process for that, and run it on a phantom where that is wanted."""
+    return make_sandbox(settings).check(make_catalog(settings).get(name), trial=trial)
 
 
 def install_model(settings: Settings, source: Path, name: str | None) -> ModelEntry:
@@ -78,13 +82,21 @@ def roll_back_model(settings: Settings, name: str) -> ModelEntry:
 
 def fit_model(settings: Settings, name: str, folder: Path, layer: str = "") -> tuple[ModelEntry, Familiar, list[str]]:
     """Make the statistics of what a model knows from the series in a folder, and keep them in its bundle."""
-    from imaging_ai.infer.fitting import features_from, keep
+    from imaging_ai.infer.familiar import fit
+    from imaging_ai.infer.fitting import keep
     from imaging_ai.offline import accepted
 
-    model = load_model(settings, name)
-    series = (files for _, files in accepted(folder, model.entry))
-    familiar, refused = features_from(model, series, layer)
-    keep(familiar, model.entry.path)
+    entry, sandbox = make_catalog(settings).get(name), make_sandbox(settings)
+    features, refused = [], []
+    for _, series in accepted(folder, entry):
+        try:
+            layer, of_this = sandbox.features(entry, series, layer)
+        except SeriesRefused as refusal:
+            refused.append(refusal.message)
+        else:
+            features.append(np.array(of_this))
+    familiar = fit(layer, features)
+    keep(familiar, entry.path)
     return make_catalog(settings).get(name), familiar, refused
 
 

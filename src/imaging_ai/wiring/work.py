@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.orphans import ListedStore, OrphanSweep
+from imaging_ai.audit.feed import Keeper
 from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
 from imaging_ai.core.job import Job
 from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.keeping.retention import Retention
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.events import prune as prune_events
 from imaging_ai.route.completeness import next_due
 from imaging_ai.route.requested import RequestedRuns
 from imaging_ai.route.router import Router
 from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.wiring.audit import make_keeper
+from imaging_ai.wiring.keeping import make_retention
 from imaging_ai.wiring.parts import (
     dicom_destinations,
     make_archive,
@@ -40,6 +44,8 @@ __all__ = ["make_pipeline", "make_worker"]
 
 #: Seconds between two looks for what dead processes left in the storage.
 _RECOVER_EVERY = 60.0
+#: Seconds between two looks for what retention removes, and how many series one sweep removes.
+_PURGE_EVERY, _PURGE_AT_ONCE = 3600.0, 20
 
 
 def make_worker(settings: Settings) -> Worker:
@@ -81,7 +87,13 @@ def make_worker(settings: Settings) -> Worker:
             next_settle=next_settle,
             deliver_next=deliverer.deliver_next,
             on_lost=deliveries.release,
-            on_sweep=_upkeep(archive, deliveries, settings.storage.orphan_hours * 3600),
+            on_sweep=_upkeep(
+                archive,
+                deliveries,
+                settings.storage.orphan_hours * 3600,
+                make_keeper(settings, database, presence.owner),
+                make_retention(settings, archive, ledger),
+            ),
         ),
         WorkerOptions(
             queues=options.queues,
@@ -89,7 +101,7 @@ def make_worker(settings: Settings) -> Worker:
             warm_up=options.warm_up,
             lease_seconds=options.lease_seconds,
             grace_seconds=options.grace_seconds,
-            limits=Limits(partial(_time_limit, catalog, options.time_limit), options.memory_limit_mb << 20),
+            limits=Limits(partial(_time_limit, catalog, options.time_limit)),
         ),
     )
 
@@ -102,15 +114,18 @@ def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
         return longest
 
 
-def _upkeep(archive: Archive, deliveries: Deliveries, orphan_seconds: float) -> Callable[[], None]:
-    """What a sweep looks after beside jobs: deliveries of lost workers, and files of dead processes."""
-    recovered_at = -_RECOVER_EVERY
+def _upkeep(
+    archive: Archive, deliveries: Deliveries, orphan_seconds: float, keeper: Keeper, retention: Retention
+) -> Callable[[], None]:
+    """What a sweep looks after beside jobs: the audit, deliveries of lost workers, files of dead processes, and what is old enough."""
+    recovered_at, purged_at = -_RECOVER_EVERY, -_PURGE_EVERY
     orphans = None
     if isinstance(archive.store, ListedStore) and orphan_seconds > 0:
         orphans = OrphanSweep(archive.database, archive.store, age=orphan_seconds)
 
     def upkeep() -> None:
-        nonlocal recovered_at
+        nonlocal recovered_at, purged_at
+        keeper.nudge()
         deliveries.sweep()
         if time.monotonic() - recovered_at >= _RECOVER_EVERY:
             recovered_at = time.monotonic()
@@ -119,22 +134,31 @@ def _upkeep(archive: Archive, deliveries: Deliveries, orphan_seconds: float) -> 
             archive.remove_deleted()
             if orphans is not None:
                 orphans.run()
+        if time.monotonic() - purged_at >= _PURGE_EVERY and retention.purge(_PURGE_AT_ONCE) < _PURGE_AT_ONCE:
+            purged_at = time.monotonic()
 
     return upkeep
 
 
 def make_pipeline(settings: Settings) -> Pipeline:
-    """Build the pipeline, in a runner's process; this is where the model libraries are imported."""
+    """Build the pipeline, in a runner's process, and start the process that will run its models."""
     from imaging_ai import logs
-    from imaging_ai.pipeline import Pipeline
-    from imaging_ai.wiring.models import make_registry
+    from imaging_ai.wiring.models import make_sandbox
 
     logs.configure(settings.log.level, settings.log.style)
+    sandbox = make_sandbox(settings)
+    sandbox.start()  # it has much to import, and can do so meanwhile
+
+    from imaging_ai.pipeline import Pipeline
+
     database = make_database(settings)
-    return Pipeline(
+    pipeline = Pipeline(
         database,
         make_archive(settings, database),
         make_ledger(settings, database),
         make_deliveries(settings, database),
-        make_registry(settings),
+        make_catalog(settings),
+        sandbox,
     )
+    sandbox.ready()
+    return pipeline

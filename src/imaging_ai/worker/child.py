@@ -12,22 +12,17 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from imaging_ai.core.job import Failure, Job, Stage
 from imaging_ai.worker.messages import Ended, PipelineSpec, Progress, Ready, Report, Start, Task
 
-__all__ = ["ENVIRONMENT", "RUNNER_DIED", "Interrupt", "Runner"]
+__all__ = ["RUNNER_DIED", "Interrupt", "Runner"]
 
 logger = logging.getLogger(__name__)
 
 #: The code of a failure: the process ended without saying anything.
 RUNNER_DIED = "runner-died"
 
-#: Threads that wait for each other do not spin: on a busy machine they would hold the core that the other needs.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _CHECK_EVERY = 0.5
 
 
@@ -73,7 +68,6 @@ class Runner:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
-                env={**ENVIRONMENT, **os.environ},
             )
         self._connection = Connection(ours.detach())
         try:
@@ -143,14 +137,6 @@ class Runner:
         if self._connection is not None:
             self._connection.close()
         self._process = self._connection = None
-
-    def resident_bytes(self) -> int:
-        """The physical memory that the process holds, 0 where that cannot be seen."""
-        statm = Path(f"/proc/{self.pid}/statm")
-        try:
-            return int(statm.read_text().split()[1]) * _PAGE
-        except (OSError, IndexError):
-            return 0
 
     def _death(self, stage: Stage) -> Failure:
         process = self._process

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from imaging_ai import metrics
 from imaging_ai.core.job import FINAL_STATES, Failure, Job, JobState, Stage
-from imaging_ai.errors import ModelOutOfMemory, NotFound, UnavailableError
+from imaging_ai.errors import NotFound, UnavailableError
 from imaging_ai.logs import bound
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.worker.child import RUNNER_DIED, Interrupt, Runner
@@ -27,10 +27,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a job may go: seconds, by job, and bytes of memory of its runner (0: no limit)."""
+    """How far a job may go: seconds, by job. What a model may hold is bounded where it runs (`sandbox/`)."""
 
     seconds: Callable[[Job], float] = lambda _job: 3600.0
-    memory_bytes: int = 0
 
 
 class Inference:
@@ -146,7 +145,7 @@ class Inference:
                 self._ledger.progress(job.id, job.attempt, percent, stage)
 
         try:
-            end = runner.run(job, report, lambda: self._check(runner, job, started, limit))
+            end = runner.run(job, report, lambda: self._check(job, started, limit))
             if self._stopping() and isinstance(end, Failure) and end.code == RUNNER_DIED:
                 end = Interrupt.RELEASED  # it was ended with the worker
             self._insist(lambda: self._settle(job, end))
@@ -155,15 +154,12 @@ class Inference:
         metrics.JOBS.labels(job.model, _outcome(end)).inc()
         metrics.JOB_SECONDS.labels(job.model).observe(time.monotonic() - started)
 
-    def _check(self, runner: Runner, job: Job, started: float, limit: float) -> Failure | Interrupt | None:
-        now, stage = time.monotonic(), Stage.INFER
+    def _check(self, job: Job, started: float, limit: float) -> Failure | Interrupt | None:
+        now = time.monotonic()
         if now >= self._release_at:
             return Interrupt.RELEASED
         if now - started > limit:
-            return Failure(stage, "time-limit", f"the job took longer than its {limit:g} seconds", permanent=True)
-        if 0 < self._limits.memory_bytes < (held := runner.resident_bytes()):
-            reason = f"the process that ran the job grew to {held >> 20} MB"
-            return Failure(stage, ModelOutOfMemory.code, reason, permanent=False)
+            return Failure(Stage.INFER, "time-limit", f"the job took longer than its {limit:g} seconds", permanent=True)
         try:
             return self._asked_to_stop(self._ledger.get(job.id), job)
         except UnavailableError:

@@ -1,4 +1,6 @@
-"""The process that runs models: it makes its pipeline once, stays warm, and dies with the worker that started it.
+"""The process that runs jobs: it makes its pipeline once, stays warm, and dies with the worker that started it.
+
+It may read the archive and write the ledger; models run in a process of its own that may not (`sandbox/`).
 
 Started as ``python -m imaging_ai.worker.runner DESCRIPTOR``. It leaves signals to its worker, which kills it when a job
 must stop: nothing that it does needs cleaning up (design promise 3).
@@ -15,16 +17,13 @@ from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Stage
 from imaging_ai.logs import where
-from imaging_ai.process import die_with_parent, keep_memory, keep_metrics
+from imaging_ai.process import die_with_parent, keep_metrics
 from imaging_ai.worker.failures import failure_of
 from imaging_ai.worker.messages import Ended, Pipeline, PipelineSpec, Progress, Ready, Start, Task
 
-__all__ = ["KEPT_BYTES", "main"]
+__all__ = ["main"]
 
 logger = logging.getLogger(__name__)
-
-#: Of what the layers of a network free, how large a block and how much of it is kept for the next layer.
-KEPT_BYTES = (32 << 20, 512 << 20)
 
 
 def main(descriptor: int) -> None:
@@ -33,7 +32,6 @@ def main(descriptor: int) -> None:
         signal.signal(each, signal.SIG_IGN)
     os.set_inheritable(descriptor, False)
     keep_metrics()  # its worker counts
-    keep_memory(*KEPT_BYTES)
     worker: Connection[object, object] = Connection(descriptor)
     start = worker.recv()
     assert isinstance(start, Start)

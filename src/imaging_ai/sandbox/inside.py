@@ -1,0 +1,111 @@
+"""What a model's process does for a job: loads the model, runs it, and says what came of it. This imports torch."""
+
+from __future__ import annotations
+
+import time
+
+from imaging_ai.analysis import Analysis, analyse, refusal
+from imaging_ai.catalog import ModelEntry
+from imaging_ai.core.finding import Finding
+from imaging_ai.encode import Predecessor
+from imaging_ai.errors import SeriesRefused
+from imaging_ai.infer.device import choose_device
+from imaging_ai.infer.fitting import features_of
+from imaging_ai.infer.registry import Registry
+from imaging_ai.infer.selftest import try_out
+from imaging_ai.sandbox.messages import Answer, Checked, Found, Made, Order, Report, Series, Spec
+
+__all__ = ["Inside"]
+
+
+class Inside:
+    """The models of this process. Who confines a process has it in there; nothing here verifies a bundle."""
+
+    def __init__(self, spec: Spec) -> None:
+        device = choose_device(spec.device, threads=spec.threads)
+        self._models = Registry(device, spec.memory_budget, allow_scripts=spec.allow_scripts)
+
+    def analyse(self, entry: ModelEntry, _digest: str, series: Series, order: Order, report: Report) -> Answer:
+        """Run a model on the files of one series, or of one for each of its inputs.
+
+        Raises
+        ------
+        SeriesRefused, ModelFailed, ModelOutOfMemory, BundleInvalid, ResultInvalid
+            If there is no result to be had.
+        """
+        model = self._models.get(entry)
+        series = {name: list(files) for name, files in series.items()}
+        try:
+            analysis = analyse(
+                series,
+                model,
+                report,
+                job_uid=order.job_uid,
+                created_at=order.created_at,
+                supersedes=[Predecessor(*one) for one in order.supersedes],
+                reject_superseded=order.reject_superseded,
+                remark=order.remark,
+                explained=order.explained,
+            )
+        except SeriesRefused as why:
+            said = refusal(series, entry, why, job_uid=order.job_uid, created_at=order.created_at, remark=order.remark)
+            if said is None:
+                raise
+            analysis = said
+        return _answer(analysis)
+
+    def check(self, entry: ModelEntry, *, trial: bool) -> Checked:
+        """Load a model, and run it on a phantom where that is wanted.
+
+        Raises
+        ------
+        BundleInvalid, ModelFailed, ModelOutOfMemory, SeriesRefused
+            As the model does.
+        """
+        began = time.perf_counter()
+        model = self._models.get(entry)
+        loaded = Checked(str(model.device), model.nbytes, time.perf_counter() - began)
+        if not trial:
+            return loaded
+        shown = try_out(model)
+        return Checked(
+            loaded.device,
+            loaded.model_bytes,
+            loaded.load_seconds,
+            shown.shape,
+            shown.seconds,
+            shown.peak_bytes,
+            shown.answer,
+        )
+
+    def features(self, entry: ModelEntry, series: Series, layer: str) -> tuple[str, tuple[float, ...]]:
+        """Return a layer, the deepest when it is not named, and what it answers to a series.
+
+        Raises
+        ------
+        BundleInvalid, ModelFailed, ModelOutOfMemory, SeriesRefused
+            As the model does.
+        """
+        layer, found = features_of(self._models.get(entry), series, layer)
+        return layer, tuple(map(float, found))
+
+
+def _answer(analysis: Analysis) -> Answer:
+    return Answer(
+        findings=tuple(_found(one) for one in analysis.findings),
+        objects=tuple(Made.of(one.kind, one.data) for one in analysis.objects),
+        provenance=analysis.provenance,
+        evaluations=analysis.evaluations,
+        refused=analysis.refused,
+    )
+
+
+def _found(one: Finding) -> Found:
+    return Found(
+        one.segment_number,
+        one.description,
+        one.found,
+        one.tracking_identifier,
+        one.tracking_uid,
+        one.measurements,
+    )
