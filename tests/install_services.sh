@@ -15,6 +15,8 @@ else
     need chromium chromium
     need npm npm
     need initdb postgresql
+    need rsyslogd rsyslog
+    ls /usr/lib/*/rsyslog/lmnsd_ossl.so >/dev/null 2>&1 || missing="$missing rsyslog-openssl"
 fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -50,6 +50,7 @@ _NODE = Code("110126", "Node Authentication")
 _RESTRICTED = Code("110132", "Use of Restricted Function")
 _OVERRIDE, _OVERRIDE_ENDED = Code("110127", "Emergency Override Started"), Code("110138", "Emergency Override Stopped")
 _CONFIGURED = Code("110129", "Security Configuration")
+_OBJECT_CHANGED = Code("110135", "Object Security Attributes Changed")
 _USER_CHANGED = Code("110137", "User security Attributes Changed")
 
 ACTIONS: dict[str, Action] = {
@@ -60,6 +61,12 @@ ACTIONS: dict[str, Action] = {
     "replace-instance": Action("an instance was replaced by other content", _TRANSFERRED, "U"),
     "delete-instances": Action("instances were deleted", _ACCESSED, "D"),
     "send": Action("a result was sent to a destination", _TRANSFERRED, "C"),
+    "purge-series": Action("a series was kept long enough, and deleted", _ACCESSED, "D"),
+    "place-hold": Action("a study is kept until further notice", _SECURITY, "E", _OBJECT_CHANGED),
+    "lift-hold": Action("a study need not be kept any longer", _SECURITY, "E", _OBJECT_CHANGED),
+    "encrypt-objects": Action("what is stored was encrypted", _SECURITY, "E", _CONFIGURED),
+    "decrypt-objects": Action("what is stored was decrypted", _SECURITY, "E", _CONFIGURED),
+    "rewrap-keys": Action("keys of what is stored were sealed with another key", _SECURITY, "E", _CONFIGURED),
     "replay": Action("a result is sent once more, by hand", _PROCEDURE, "U"),
     # reading and searching
     "read-instances": Action("instances were retrieved", _ACCESSED, "R"),
@@ -92,6 +99,8 @@ ACTIONS: dict[str, Action] = {
     "logout": Action("a person logged out", _AUTHENTICATION, "E", _LOGOUT),
     "end-session": Action("a session was ended", _AUTHENTICATION, "E", _LOGOUT),
     "reuse-refresh-token": Action("a refresh token was used twice", _SECURITY, "E", _RESTRICTED),
+    "begin-emergency-access": Action("emergency access began", _SECURITY, "E", _OVERRIDE),
+    "end-emergency-access": Action("emergency access ended", _SECURITY, "E", _OVERRIDE_ENDED),
     "add-user": Action("a person was added", _SECURITY, "E", _USER_CHANGED),
     "disable-user": Action("a person is let in no more", _SECURITY, "E", _USER_CHANGED),
     "enable-user": Action("a person is let in again", _SECURITY, "E", _USER_CHANGED),
