@@ -1,4 +1,4 @@
-"""What every blob store promises: the folder and S3."""
+"""What every blob store promises: the folder and S3, plain and encrypted."""
 
 from __future__ import annotations
 
@@ -10,25 +10,42 @@ import pytest
 from imaging_ai.archive.blobs import BlobStore, open_store
 from imaging_ai.archive.folder import FolderStore
 from imaging_ai.archive.s3 import S3Store
+from imaging_ai.archive.sealed_s3 import S3Cabinet, SealedS3Store
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import ConfigError, NotFound
+from imaging_ai.keys.file import FileKeys
+from imaging_ai.keys.ring import KeyRing
+from sealing import key_file, open_folder
 
 #: Around every limit where a store might change its ways.
-SIZES = (1, 7, 8, 1000, 1 << 20, (1 << 20) + 1, 3_000_001, 12 << 20)
+SIZES = (1, 7, 8, 1000, 65_536, 65_537, 1 << 20, (1 << 20) + 1, 3_000_001, 12 << 20)
 
 
-@pytest.fixture(params=["folder", "folder without sync", pytest.param("s3", marks=pytest.mark.service)])
+@pytest.fixture(
+    params=[
+        "folder",
+        "folder without sync",
+        "sealed folder",
+        pytest.param("s3", marks=pytest.mark.service),
+        pytest.param("sealed s3", marks=pytest.mark.service),
+    ]
+)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    if request.param != "s3":
+    if request.param == "sealed folder":
+        return open_folder("sealed", tmp_path / "objects", min_free_bytes=0)
+    if not request.param.endswith("s3"):
         return FolderStore(tmp_path, sync=request.param == "folder", min_free_bytes=0)
     bucket = request.getfixturevalue("s3_bucket")
-    return S3Store(
+    opened = S3Store(
         bucket.name,
         endpoint=bucket.endpoint,
         access_key_id="testing",
         secret_access_key="testing",
         spool_folder=bucket.spool_folder,
     )
+    if request.param == "s3":
+        return opened
+    return SealedS3Store(opened, KeyRing(S3Cabinet(opened), FileKeys(key_file(tmp_path))))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -41,7 +41,7 @@ class Spool:
             if self._file is None:
                 self._writing = self._from(0)
                 self._file = (
-                    tempfile.SpooledTemporaryFile(self._in_memory, dir=self._folder and str(self._folder))  # noqa: SIM115 - closed by `close`
+                    tempfile.SpooledTemporaryFile(self._in_memory, dir=str(self._folder) if self._folder else None)  # noqa: SIM115 - closed by `close`
                     if self._in_memory
                     else tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
                 )

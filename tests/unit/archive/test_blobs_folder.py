@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sealing
 from imaging_ai.archive import log
 from imaging_ai.archive.folder import SMALL_BYTES, FolderStore
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import NotFound, StorageUnavailable
+from sealing import KINDS, open_folder
 
 
 def nothing_known(refs: Sequence[BlobRef]) -> set[BlobRef]:
@@ -44,18 +46,25 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path, min_free_bytes=0, segment_bytes=4 << 20)
 
 
-def crash(folder: Path, code: str) -> list[str]:
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def crash(folder: Path, code: str, kind: str = "plain") -> list[str]:
     """Run code with a `store` in a process of its own that ends by kill -9; return what it printed."""
     script = f"""
 import os, sys
 from pathlib import Path
-from imaging_ai.archive.folder import FolderStore, SMALL_BYTES
-store = FolderStore(Path({str(folder)!r}), min_free_bytes=0, segment_bytes=4 << 20)
+from imaging_ai.archive.folder import SMALL_BYTES
+from sealing import open_folder
+store = open_folder({kind!r}, Path({str(folder)!r}), min_free_bytes=0, segment_bytes=4 << 20)
 {textwrap.dedent(code)}
 sys.stdout.flush()
 os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    there = {**os.environ, "PYTHONPATH": str(Path(sealing.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=there)
     assert done.returncode == -9, done.stderr
     return done.stdout.split()
 
@@ -155,9 +164,10 @@ def test_a_living_process_is_not_recovered(store: FolderStore, tmp_path: Path) -
     assert list(FolderStore(tmp_path).recover(nothing_known)) == []
 
 
-def test_after_kill_9_whole_objects_are_given_and_unfinished_ones_removed(tmp_path: Path) -> None:
+def test_after_kill_9_whole_objects_are_given_and_unfinished_ones_removed(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "objects"
     printed = crash(
-        tmp_path,
+        root,
         """
         def stage(data):
             writer = store.begin()
@@ -170,12 +180,13 @@ def test_after_kill_9_whole_objects_are_given_and_unfinished_ones_removed(tmp_pa
         store.put(b"result" * 100)
         store.put(b"R" * (SMALL_BYTES + 9))
         """,
+        kind,
     )
-    store = FolderStore(tmp_path)
+    store = open_folder(kind, root)
     refs = list(store.recover(nothing_known))
     assert sorted(ref.key for ref in refs) == sorted(printed)
     assert {store.read(ref)[:5] for ref in refs} == {b"small", b"LLLLL"}, "results belong to their job, not to recovery"
-    assert [name.split("/")[0] for name in files(tmp_path)] == ["logs", "objects"]
+    assert [name.split("/")[0] for name in files(root) if not name.startswith("keys/")] == ["logs", "objects"]
     assert list(store.recover(nothing_known)) == []
 
 
@@ -188,20 +199,22 @@ def test_a_segment_of_which_nothing_is_left_is_removed(store: FolderStore, tmp_p
     assert files(tmp_path) == []
 
 
-def test_what_the_index_knows_is_not_given(tmp_path: Path) -> None:
-    crash(tmp_path, "w = store.begin(); w.write(b'known'); w.stage(); w = store.begin(); w.write(b'not'); w.stage()")
-    store = FolderStore(tmp_path)
+def test_what_the_index_knows_is_not_given(tmp_path: Path, kind: str) -> None:
+    known = "w = store.begin(); w.write(b'known'); w.stage(); w = store.begin(); w.write(b'not'); w.stage()"
+    crash(tmp_path / "objects", known, kind)
+    store = open_folder(kind, tmp_path / "objects")
     given_refs = list(store.recover(lambda refs: {ref for ref in refs if ref.length == 5}))
     assert [store.read(ref) for ref in given_refs] == [b"not"]
 
 
-def test_a_torn_record_is_removed_and_those_before_and_after_it_are_not(tmp_path: Path) -> None:
-    crash(tmp_path, "for n in range(3):\n    w = store.begin(); w.write(bytes([65 + n]) * 20000); w.stage()")
-    (segment,) = (tmp_path / "logs").rglob("*.log")
+def test_a_torn_record_is_removed_and_those_before_and_after_it_are_not(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "objects"
+    crash(root, "for n in range(3):\n    w = store.begin(); w.write(bytes([65 + n]) * 20000); w.stage()", kind)
+    (segment,) = (root / "logs").rglob("*.log")
     with segment.open("r+b") as file:
         file.seek(30000)
         file.write(bytes(4096))  # a page that a power cut kept from the disk
-    store = FolderStore(tmp_path)
+    store = open_folder(kind, root)
     assert [store.read(ref)[:1] for ref in store.recover(nothing_known)] == [b"A", b"C"]
 
 
