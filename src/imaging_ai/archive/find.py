@@ -14,7 +14,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import DeletedInstanceRow, InstanceRow, ReplacedInstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound
 
-__all__ = ["await_results", "deleted", "held", "instances", "known", "named", "stored", "summary"]
+__all__ = ["await_results", "deleted", "held", "instances", "known", "named", "stored", "summarised", "summary"]
 
 STUDY: Table = StudyRow.metadata.tables["study"]
 SERIES: Table = SeriesRow.metadata.tables["series"]
@@ -83,6 +83,11 @@ def instances(
     if not rows:
         raise NotFound(f"series {series_instance_uid} is not held")
     return tuple(stored(row) for row in rows)
+
+
+def summarised() -> frozenset[str]:
+    """Return the keywords of the attributes that `summary` tells."""
+    return frozenset(keyword for names in _KEYWORDS.values() for keyword in names)
 
 
 def summary(database: Database, series_instance_uid: str, study_instance_uid: str | None) -> SeriesSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from imaging_ai import __version__
+from imaging_ai.audit.context import Source
 from imaging_ai.db.engine import Database
 from imaging_ai.keeping.holds import Holds
 from imaging_ai.people.entrance import Entrance
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.ahead import answer_ahead
+from imaging_ai.serve.audit import audit_router, fhir_router
 from imaging_ai.serve.auth import Doorkeeper
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
@@ -68,6 +71,7 @@ def make_app(
             jobs_router(database, ledger),
             studies_router(database),
             holds_router(Holds(database)),
+            audit_router(database),
             *([login_router(entrance, few)] if entrance else []),
         ],
         middleware=doors,
@@ -75,6 +79,8 @@ def make_app(
         response_headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
     )
     routers: list[Router] = [] if dicomweb is None else [dicomweb_router(dicomweb, doors)]
+    if dicomweb is not None:
+        routers.append(fhir_router(database, Source(dicomweb.ae_title, socket.gethostname()), doors))
     if viewer is not None:
         routers.append(viewer_router(viewer, [way_to_login(doorkeeper)] if doorkeeper else doors))
     if entrance and doorkeeper:

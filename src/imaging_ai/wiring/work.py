@@ -117,7 +117,7 @@ def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
 def _upkeep(
     archive: Archive, deliveries: Deliveries, orphan_seconds: float, keeper: Keeper, retention: Retention
 ) -> Callable[[], None]:
-    """What a sweep looks after beside jobs: the audit, deliveries of lost workers, files of dead processes, and what is old enough."""
+    """What a sweep looks after beside jobs: the audit, lost deliveries, files of dead processes, and what is old."""
     recovered_at, purged_at = -_RECOVER_EVERY, -_PURGE_EVERY
     orphans = None
     if isinstance(archive.store, ListedStore) and orphan_seconds > 0:

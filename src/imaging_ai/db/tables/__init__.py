@@ -13,6 +13,7 @@ from imaging_ai.db.tables.images import (
     StudyRow,
 )
 from imaging_ai.db.tables.jobs import DeliveryRow, EvaluationRow, FindingRow, JobRow, ResultRow, WorkerRow
+from imaging_ai.db.tables.keeping import HoldRow
 from imaging_ai.db.tables.people import AttemptRow, InvitationRow, PersonRow, SessionRow, TokenRow
 from imaging_ai.db.tables.trail import AuditCheckpointRow, AuditEventRow, AuditFeedRow
 from imaging_ai.db.tables.worklist import NotificationRow, SubscriberRow, SubscriptionRow, WorkItemEventRow, WorkItemRow
@@ -26,6 +27,7 @@ __all__ = [
     "DeliveryRow",
     "EvaluationRow",
     "FindingRow",
+    "HoldRow",
     "InstanceDocumentRow",
     "InstanceRow",
     "InvitationRow",

@@ -26,10 +26,10 @@ from imaging_ai.core.finding import ClassDescription, Code, Evaluation
 from imaging_ai.core.job import Failure, Job, JobRequest, JobState, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import DatabaseUnavailable, Gone, NotFound, StorageUnavailable, WrongState
+from imaging_ai.keeping import removal
 from imaging_ai.queue.evaluations import keep_evaluations
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.send.deliveries import Deliveries
-from imaging_ai.serve.dicomweb import deletion
 from imaging_ai.serve.dicomweb.parts import Parts
 from storing import ct, instance, post
 
@@ -415,13 +415,13 @@ def test_what_is_just_arriving_is_waited_for_and_goes_too(server: Parts) -> None
 def test_a_job_that_is_made_meanwhile_is_cancelled_too(server: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     with storing.web(server) as client:
         study, series, uids = store(client)
-        lock, made = deletion.lock_series, []
+        lock, made = removal.lock_series, []
 
         def meanwhile(session: Session, *place: str) -> None:
             made.append(schedule(server, study, series, uids))
             lock(session, *place)
 
-        monkeypatch.setattr(deletion, "lock_series", meanwhile)
+        monkeypatch.setattr(removal, "lock_series", meanwhile)
         assert delete(client, study) == 204
     assert server.ledger.get(made[0].id).state == JobState.CANCELED
 
@@ -432,14 +432,14 @@ def test_of_two_transactions_that_wait_for_each_other_the_deletion_tries_again(
 ) -> None:
     with storing.web(server) as client:
         study, *_ = store(client)
-        lock, failures = deletion.lock_series, [DatabaseUnavailable("deadlock detected")] * 2
+        lock, failures = removal.lock_series, [DatabaseUnavailable("deadlock detected")] * 2
 
         def unlucky(session: Session, *place: str) -> None:
             if failures:
                 raise failures.pop()
             lock(session, *place)
 
-        monkeypatch.setattr(deletion, "lock_series", unlucky)
+        monkeypatch.setattr(removal, "lock_series", unlucky)
         assert delete(client, study) == 204
     assert len([row for row in rows(server, "audit_event") if row["action"] == "delete-instances"]) == 1
 
