@@ -35,10 +35,15 @@ pytestmark = [pytest.mark.service, pytest.mark.slow]
 
 SETTINGS = """
 [[rules]]
-name = "PET"
+name = "lesions, and why"
 when = { Modality = "PT" }
-run = ["fdg-pet-lesion", "fdg-pet-slice"]
-send = []
+run = ["fdg-pet-lesion"]
+parameters = { explain = ["grad-cam"] }
+
+[[rules]]
+name = "slices"
+when = { Modality = "PT" }
+run = ["fdg-pet-slice"]
 """
 
 Mask = NDArray[np.bool_]
@@ -269,10 +274,10 @@ def test_the_parametric_map_is_drawn_on_its_voxels(ohif: Ohif, study: Study) -> 
     check_map(ohif, study.source[study.at(planes[lopsided])], frames[lopsided])
 
 
-def check_map(ohif: Ohif, source: pydicom.Dataset, frame: NDArray[np.float32]) -> None:
+def check_map(ohif: Ohif, source: pydicom.Dataset, frame: NDArray[np.float32], high: float = 0.9) -> None:
     """There are colours on an image where a frame of the map is high, and none where it is low."""
     ohif.go_to(source.SOPInstanceUID)
-    seen = wait_until(lambda: coloured(ohif, source, frame > 0.9), 60, 0.5, what="colours where the map is high")
+    seen = wait_until(lambda: coloured(ohif, source, frame > high), 60, 0.5, what="colours where the map is high")
     assert isinstance(seen, Shown)
     nothing = seen.of(frame < 0.01)
     nothing &= ~edge(nothing, 30)
@@ -291,13 +296,17 @@ def coloured(ohif: Ohif, source: pydicom.Dataset, where: Mask) -> Shown | None:
 
 def test_the_secondary_capture_is_shown_as_it_is(ohif: Ohif, study: Study) -> None:
     captures = next(ones for name, ones in study.results.items() if name.endswith(" SC"))
-    first = min(captures, key=lambda ds: int(ds.InstanceNumber))
     ohif.open(study.uid)
-    ohif.show(first.SeriesDescription)
-    ohif.go_to(first.SOPInstanceUID)
+    check_picture(ohif, min(captures, key=lambda ds: int(ds.InstanceNumber)))
+
+
+def check_picture(ohif: Ohif, capture: pydicom.Dataset) -> None:
+    """The viewport shows what is in a secondary capture."""
+    ohif.show(capture.SeriesDescription)
+    ohif.go_to(capture.SOPInstanceUID)
     ohif.page.mouse.move(5, 5)
     seen = ohif.shown(None)
-    picture = first.pixel_array.astype(np.int16)
+    picture = capture.pixel_array.astype(np.int16)
     known = seen.of(np.ones(picture.shape[:2], bool))
     rows, columns = np.rint(seen.rows[known]).astype(int), np.rint(seen.columns[known]).astype(int)
     off = np.abs(seen.pixels[known] - picture[rows, columns]).max(axis=-1)
@@ -306,6 +315,35 @@ def test_the_secondary_capture_is_shown_as_it_is(ohif: Ohif, study: Study) -> No
     assert colourful.sum() > 500
     assert np.median(off[colourful]) < 20
     assert (off > 40).mean() < 0.1, "but for the words of the viewport, and edges that are smoothed"
+
+
+def test_why_the_model_said_so_is_listed_drawn_and_named_by_the_report(ohif: Ohif, study: Study) -> None:
+    mapped, report = study.result(" PM grad-cam 1"), study.result("lesion 0.1.0 SR")
+    captures = next(ones for name, ones in study.results.items() if name.endswith(" SC"))
+    (*_, explained) = (ds for ds in captures if ds.DerivationCodeSequence[0].CodeValue == "130403")
+    answer = study.server.get(f"/dicom-web/studies/{study.uid}/series?Modality=KO&includefield=SeriesDescription")
+    (note,) = (one["0008103E"]["Value"][0] for one in answer.json())
+    assert note.endswith(" KO explained")
+
+    ohif.open(study.uid)
+    ohif.show(note)  # OHIF lists it, and has no way to show it
+    check_picture(ohif, explained)
+    ohif.picture("explanation-picture")
+    ohif.show(report.SeriesDescription)
+    ohif.viewport.get_by_text("Imaging Measurement Report").wait_for()
+    said = ohif.viewport.inner_text()
+    assert f"Visual explanation: {mapped.SeriesDescription}" in said
+    assert f"Visual explanation: {explained.SeriesDescription}" in said
+    assert "not supported" not in said
+
+    frames = np.frombuffer(mapped.FloatPixelData, "<f4").reshape(-1, mapped.Rows, mapped.Columns)
+    heaviest = int(np.argmax((frames > 0.6).sum(axis=(1, 2))))
+    place = mapped.PerFrameFunctionalGroupsSequence[heaviest].PlanePositionSequence[0].ImagePositionPatient
+    ohif.show(str(study.source[study.at(place)].SeriesDescription))
+    ohif.show(mapped.SeriesDescription)
+    ohif.wait_for("() => viewport()?.getActors?.().length === 2 && viewport().getCurrentImageId()")
+    ohif.wait_for_silence()
+    check_map(ohif, study.source[study.at(place)], frames[heaviest], high=0.6)
 
 
 def test_what_is_measured_in_the_viewer_comes_back_as_a_report(ohif: Ohif, study: Study) -> None:

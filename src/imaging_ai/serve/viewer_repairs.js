@@ -4,13 +4,18 @@
   const drawn = (item) =>
     item.ValueType?.startsWith('SCOORD') || items(item.ContentSequence).some(drawn);
   const name = (item) => items(item.ConceptNameCodeSequence)[0];
-  const named = (item) => {
+  const named = (item, seriesOf) => {
     if (item.ContinuityOfContent) item.ContinuityOfContent = 'SEPARATE';
+    if (item.ValueType === 'IMAGE') { // no text shows an image: it says in which series it is
+      const uid = items(item.ReferencedSOPSequence)[0]?.ReferencedSOPInstanceUID;
+      item.ValueType = 'TEXT';
+      Object.defineProperty(item, 'TextValue', { get: () => seriesOf(uid) ?? uid }); // by then all are listed
+    }
     for (const child of items(item.ContentSequence)) {
       if (item.ValueType === 'NUM' && name(child)?.CodeValue === '121401') { // Derivation: mean, maximum, …
         name(item).CodeMeaning += `, ${items(child.ConceptCodeSequence)[0]?.CodeMeaning}`;
       }
-      named(child);
+      named(child, seriesOf);
     }
   };
 
@@ -20,11 +25,16 @@
     id: 'imaging-ai.reports',
     preRegistration: ({ servicesManager: { services } }) => {
       const { displaySetService } = services;
+      const seriesOf = (uid) =>
+        displaySetService
+          .getActiveDisplaySets()
+          .find((one) => [one, ...items(one.instances)].some(({ SOPInstanceUID }) => SOPInstanceUID === uid))
+          ?.SeriesDescription;
       displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, ({ displaySetsAdded }) => {
         for (const report of displaySetsAdded) {
           if (!report.isImagingMeasurementReport || drawn(report.instance)) continue;
           report.isImagingMeasurementReport = false;
-          named(report.instance);
+          named(report.instance, seriesOf);
         }
       });
     },
