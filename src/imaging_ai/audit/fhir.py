@@ -10,12 +10,12 @@ from imaging_ai.audit.context import Source
 from imaging_ai.audit.dicom import event_id, network_type
 from imaging_ai.audit.event import Entry, Outcome
 
-__all__ = ["audit_event"]
+__all__ = ["OUTCOMES", "audit_event"]
 
 _DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _ACTION = "urn:imaging-ai:audit-action"
 _OBJECT = "urn:imaging-ai:audit-object"
-_OUTCOMES: dict[Outcome, str] = {"success": "0", "refused": "4", "failure": "8"}
+OUTCOMES: dict[Outcome, str] = {"success": "0", "refused": "4", "failure": "8"}
 
 
 def audit_event(entry: Entry, source: Source, study_instance_uid: str = "") -> dict[str, Any]:
@@ -31,7 +31,7 @@ def audit_event(entry: Entry, source: Source, study_instance_uid: str = "") -> d
         "subtype": subtype,
         "action": action.kind,
         "recorded": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "outcome": _OUTCOMES.get(event.outcome, "8"),
+        "outcome": OUTCOMES.get(event.outcome, "8"),
         "agent": _agents(entry, source),
         "source": {
             "site": source.host,

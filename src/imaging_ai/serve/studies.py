@@ -16,6 +16,7 @@ from sqlmodel import SQLModel
 from imaging_ai import audit
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import NotFound
+from imaging_ai.serve.access import actor, origin
 from imaging_ai.serve.jobs import READS, Limit, Offset, Page, Uid, moment
 from imaging_ai.serve.problem import Problem
 
@@ -118,9 +119,9 @@ def studies_router(database: Database) -> Router:
 
 def _audit(database: Database, request: Request[Any, Any, Any], action: str, uid: str, detail: str) -> None:
     """Leave the event before the answer leaves: what cannot be recorded is not shown."""
-    origin = request.client.host if request.client else ""
+    who, where = actor(request), origin(request)
     with database.write() as session:
-        audit.record(session, action, object_type="study", object_uid=uid, actor="http", origin=origin, detail=detail)
+        audit.record(session, action, object_type="study", object_uid=uid, actor=who, origin=where, detail=detail)
 
 
 def _studies(connection: Connection, rows: Collection[RowMapping]) -> tuple[StudyView, ...]:

@@ -12,6 +12,8 @@ from imaging_ai.audit.actions import ACTIONS, declared
 SOURCES = Path(imaging_ai.__file__).parent
 #: What records an event, and where the action stands among its arguments.
 RECORDERS = {"audit.record": 1, "audit.event": 0, "accesses.note": 1, "refusals.note": 3}
+#: What a module that records, or says what is to be recorded, has in it.
+WORDS = ("audit", "accesses.note", "refusals.note", "action")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -26,7 +28,8 @@ class Module:
         self.calls: dict[str, list[ast.Call]] = {}
         for node in self.nodes:
             if isinstance(node, ast.Call):
-                self.calls.setdefault(ast.unparse(node.func).split(".")[-1], []).append(node)
+                name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+                self.calls.setdefault(name, []).append(node)
         self.records = any(
             isinstance(node, ast.ImportFrom) and node.module == "imaging_ai.audit" and node.names[0].name == "record"
             for node in self.nodes
@@ -47,7 +50,7 @@ class Actions:
 
     def __init__(self) -> None:
         paths = (path for path in SOURCES.rglob("*.py") if path.parent.name != "audit")
-        self.modules = [Module(path) for path in paths]
+        self.modules = [Module(path) for path in paths if any(word in path.read_text() for word in WORDS)]
         self.found: dict[str, str] = {}
         self.unknown: list[str] = []
         self.seen: set[tuple[Module, str]] = set()
@@ -77,6 +80,8 @@ class Actions:
 
     def _resolve(self, module: Module, where: ast.AST, value: ast.expr) -> None:
         match value:
+            case ast.Constant(value=""):
+                pass  # a default
             case ast.Constant(value=str(action)):
                 self.found[action] = module.name
             case ast.IfExp():
