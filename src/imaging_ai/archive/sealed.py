@@ -32,7 +32,7 @@ CHUNK_BYTES = 64 << 10
 _TAG_BYTES = 16
 _SEALED_CHUNK = CHUNK_BYTES + _TAG_BYTES
 _MAGIC = b"IAISEAL1"
-_HEADER = struct.Struct("<32s16sI76x8s")
+_HEADER = struct.Struct("<32s16sI76s8s")
 HEADER_BYTES = _HEADER.size
 _SALT_BYTES, _CIPHER_BYTES = 32, 32
 
@@ -135,7 +135,7 @@ class OpenObject:
 
 def _begin(key: DataKey, place: str) -> tuple[bytes, AESGCM]:
     salt = os.urandom(_SALT_BYTES)
-    return _HEADER.pack(salt, key.id, CHUNK_BYTES, _MAGIC), _cipher(key, salt, place)
+    return _HEADER.pack(salt, key.id, CHUNK_BYTES, b"", _MAGIC), _cipher(key, salt, place)
 
 
 def _cipher(key: DataKey, salt: bytes, place: str) -> AESGCM:
@@ -145,8 +145,8 @@ def _cipher(key: DataKey, salt: bytes, place: str) -> AESGCM:
 
 def _parsed(header: bytes) -> tuple[bytes, bytes]:
     if len(header) == HEADER_BYTES:
-        salt, key_id, chunk, magic = _HEADER.unpack(header)
-        if magic == _MAGIC and chunk == CHUNK_BYTES:
+        salt, key_id, chunk, zeros, magic = _HEADER.unpack(header)
+        if magic == _MAGIC and chunk == CHUNK_BYTES and not any(zeros):
             return salt, key_id
     raise StorageCorrupted("stored bytes were changed: an encrypted object does not begin as it should")
 
