@@ -17,7 +17,7 @@ class Pace:
     """
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._interval, self._slack, self._clock = 1 / per_second, burst / per_second, clock
+        self._interval, self._slack, self._clock = 1 / per_second, (burst - 1) / per_second, clock
         self._due = -inf
         self._lock = threading.Lock()
 

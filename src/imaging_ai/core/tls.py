@@ -74,7 +74,10 @@ def server_context(
 def client_context(
     ca_file: Path | None = None, identity: Identity | None = None, *, check_host_name: bool = True
 ) -> ssl.SSLContext:
-    """Make the context of a requestor; without `ca_file` the authorities that this machine trusts are trusted.
+    """Make the context of a requestor.
+
+    Trusted are the certificates in `ca_file`, of authorities or of the peer itself; without it the authorities that
+    this machine trusts.
 
     Raises
     ------
@@ -87,6 +90,7 @@ def client_context(
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
         _trust(context, ca_file)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it may be the peer's own certificate
     if identity is not None:
         identity.load_into(context)
     return context
