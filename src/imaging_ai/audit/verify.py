@@ -14,7 +14,7 @@ from imaging_ai.audit.keys import Keyring
 from imaging_ai.audit.trail import pages
 from imaging_ai.db.engine import Database
 
-__all__ = ["Break", "Report", "checkpoint_seal", "verify"]
+__all__ = ["Break", "Report", "check", "checkpoint_seal", "verify"]
 
 _MOST_TOLD = 20
 _TYPES = (int, float, *(str,) * 9)
@@ -37,6 +37,7 @@ class Report:
     """
 
     begins_after: int = 0
+    begins_with: str = GENESIS
     last: int = 0
     hash: str = GENESIS
     events: int = 0
@@ -49,6 +50,11 @@ class Report:
     def whole(self) -> bool:
         """Whether nothing was changed, removed, moved or cut off."""
         return not self.breaks
+
+    def begin(self, sequence: int, sealed: str) -> None:
+        """Begin after an event and its seal."""
+        self.begins_after, self.begins_with = sequence, sealed
+        self.last, self.hash = sequence, sealed
 
     def broke(self, sequence: int, reason: str) -> None:
         """Note a break."""
@@ -65,7 +71,7 @@ def verify(database: Database, keys: Keyring, anchors: Iterable[Anchor | None] =
     anchored.passed(report.last, report.hash)
     for page in pages(database, report.last):
         for row in page:
-            _check(row, keys, report)
+            check(row, keys, report)
             anchored.passed(report.last, report.hash)
     anchored.end()
     return report
@@ -84,7 +90,7 @@ def _begin(database: Database, keys: Keyring, report: Report) -> None:
         if row is None:
             return
         left = connection.scalar(text("SELECT min(id) FROM audit_event WHERE id <= :id"), {"id": row.id})
-    report.begins_after, report.last, report.hash = row.id, row.id, row.hash
+    report.begin(row.id, row.hash)
     key = keys.keys.get(row.key_id)
     if key is None or checkpoint_seal(key, row.id, row.hash, row.key_id) != row.seal:
         report.broke(row.id, "the checkpoint that the trail begins at was not made with a key that is known here")
@@ -92,7 +98,8 @@ def _begin(database: Database, keys: Keyring, report: Report) -> None:
         report.broke(left, "the event stands before the checkpoint that the trail begins at")
 
 
-def _check(row: Sequence[Any], keys: Keyring, report: Report) -> None:
+def check(row: Sequence[Any], keys: Keyring, report: Report) -> None:
+    """Hold the values of `COLUMNS` and the seal against the event before, and make them the newest of the report."""
     sequence, key_id, sealed = row[0], row[-2], row[-1]
     if sequence != report.last + 1:
         missing = f"{report.last + 1}" if sequence == report.last + 2 else f"{report.last + 1} to {sequence - 1}"

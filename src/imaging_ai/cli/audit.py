@@ -25,6 +25,7 @@ def audit() -> None:
 
 
 @audit.command("verify")
+@click.argument("segments", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--anchor",
     "path",
@@ -34,16 +35,26 @@ def audit() -> None:
 @click.option("--no-anchor", is_flag=True, help="Do without: an end that was cut off goes unnoticed.")
 @as_json
 @click.pass_context
-def verify(context: click.Context, path: Path | None, no_anchor: bool, json_output: bool) -> None:
-    """Find any event that was changed, removed, moved or cut off. Exit codes: 0 whole, 1 not, 2 cannot be told."""
-    from imaging_ai.wiring.audit import verify_audit
+def verify(
+    context: click.Context, segments: tuple[Path, ...], path: Path | None, no_anchor: bool, json_output: bool
+) -> None:
+    """Find any event that was changed, removed, moved or cut off, in the trail or in archived SEGMENTS.
 
-    report = verify_audit(settings_of(context), path, anchored=not no_anchor)
-    if json_output:
-        echo_json({"whole": report.whole, **dataclasses.asdict(report)})
+    Exit codes: 0 whole, 1 not, 2 cannot be told.
+    """
+    from imaging_ai.wiring.audit import verify_audit, verify_audit_segments
+
+    settings = settings_of(context)
+    if segments:
+        reports = verify_audit_segments(settings, segments)
     else:
-        _tell(report)
-    context.exit(0 if report.whole else 1)
+        reports = [verify_audit(settings, path, anchored=not no_anchor)]
+    for report in reports:
+        if json_output:
+            echo_json({"whole": report.whole, **dataclasses.asdict(report)})
+        else:
+            _tell(report)
+    context.exit(0 if all(report.whole for report in reports) else 1)
 
 
 @audit.command("anchor")
@@ -90,6 +101,19 @@ def export(
     search = Search(since=_seconds(since), until=_seconds(until), action=action)
     for line in export_audit(settings_of(context), search, form, actor=getpass.getuser()):
         output.write(line + b"\n")
+
+
+@audit.command("archive")
+@click.option("--before", type=click.DateTime(), required=True, help="Events before this time (UTC).")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+def archive(context: click.Context, before: datetime, file: Path) -> None:
+    """Move the oldest events to FILE, which proves itself (`audit verify FILE`); a checkpoint takes their place."""
+    from imaging_ai.wiring.audit import archive_audit
+
+    moment = before.replace(tzinfo=UTC).timestamp()
+    last = archive_audit(settings_of(context), moment, file, actor=getpass.getuser())
+    click.echo(f"the events up to {last} are in {file}" if last else "there are no events before this time")
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from imaging_ai import audit
@@ -12,6 +13,7 @@ from imaging_ai.audit.context import Source
 from imaging_ai.audit.export import Format, export
 from imaging_ai.audit.feed import Feed, Keeper
 from imaging_ai.audit.keys import Keyring, open_keys, rotate
+from imaging_ai.audit.retention import archive_events, verify_segment
 from imaging_ai.audit.search import Search
 from imaging_ai.audit.syslog import Receiver
 from imaging_ai.audit.trail import head
@@ -20,7 +22,16 @@ from imaging_ai.config import Settings
 from imaging_ai.db.engine import Database
 from imaging_ai.wiring.parts import make_current_database
 
-__all__ = ["anchor_audit", "export_audit", "make_audit_source", "make_keeper", "rotate_audit_key", "verify_audit"]
+__all__ = [
+    "anchor_audit",
+    "archive_audit",
+    "export_audit",
+    "make_audit_source",
+    "make_keeper",
+    "rotate_audit_key",
+    "verify_audit",
+    "verify_audit_segments",
+]
 
 
 def make_audit_source(settings: Settings) -> Source:
@@ -52,6 +63,26 @@ def verify_audit(settings: Settings, path: Path | None = None, *, anchored: bool
     if anchored and head(database) is not None:
         anchors = anchors_in(path or settings.audit_anchor_path)
     return verify(database, keys, anchors)
+
+
+def verify_audit_segments(settings: Settings, paths: Sequence[Path]) -> list[Report]:
+    """Verify segments that were taken out of the trail, one after another: each begins where the last one ended."""
+    keys = open_keys(settings.audit_key_path)
+    reports = [verify_segment(path, keys) for path in paths]
+    for before, report in pairwise(reports):
+        if (before.last, before.hash) != (report.begins_after, report.begins_with):
+            report.broke(
+                report.begins_after + 1, f"the segment does not begin where the one before ended: {before.last}"
+            )
+    return reports
+
+
+def archive_audit(settings: Settings, before: float, path: Path, *, actor: str) -> int:
+    """Move the events before a time to a file; return the number of the last, 0 when there are none."""
+    database, keys = make_current_database(settings), open_keys(settings.audit_key_path)
+    anchor(database, settings.audit_anchor_path)
+    done = archive_events(database, keys, anchors_in(settings.audit_anchor_path), before, path, actor=actor)
+    return done.last if done else 0
 
 
 def anchor_audit(settings: Settings, path: Path | None = None) -> Anchor | None:
