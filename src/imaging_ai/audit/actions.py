@@ -45,6 +45,7 @@ _QUERY = Code("110112", "Query")
 _SECURITY = Code("110113", "Security Alert")
 _AUTHENTICATION = Code("110114", "User Authentication")
 
+_STARTED, _STOPPED = Code("110120", "Application Start"), Code("110121", "Application Stop")
 _LOGIN, _LOGOUT = Code("110122", "Login"), Code("110123", "Logout")
 _NODE = Code("110126", "Node Authentication")
 _RESTRICTED = Code("110132", "Use of Restricted Function")
@@ -108,7 +109,9 @@ ACTIONS: dict[str, Action] = {
     "create-token": Action("a token was made", _SECURITY, "E", _USER_CHANGED),
     "revoke-token": Action("a token was revoked", _SECURITY, "E", _USER_CHANGED),
     "open-association": Action("a peer asked for an association", _SECURITY, "E", _NODE),
-    # the trail itself
+    # this program and the trail itself
+    "start-application": Action("a role was started, and the trail with it", _APPLICATION, "E", _STARTED),
+    "stop-application": Action("a role was stopped", _APPLICATION, "E", _STOPPED),
     "audit.search": Action("the audit trail was searched", _AUDIT_USED, "R"),
     "audit.export": Action("the audit trail was exported", _AUDIT_USED, "R"),
     "audit.archive": Action("a segment was taken out of the audit trail", _AUDIT_USED, "D"),

@@ -36,6 +36,7 @@ _OBJECTS: Mapping[str, tuple[str, str, tuple[str, str, str]]] = {
     "session": ("2", "13", ("session", _SCHEME, "Session")),
     "token": ("2", "13", ("token", _SCHEME, "Name of a token")),
     "association": ("2", "13", ("110182", "DCM", "Node ID")),
+    "application": ("2", "13", ("12", "RFC-3881", "URI")),
     "audit": ("2", "13", ("12", "RFC-3881", "URI")),
     "series": ("2", "3", ("112002", "DCM", "Series Instance UID")),
     "instance": ("2", "3", ("instance", _SCHEME, "SOP Instance UID")),

@@ -39,13 +39,15 @@ def receive(context: click.Context) -> None:
     leave_out_decoders()
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
+        from imaging_ai.wiring.audited import audited_role
 
-        receiver = wiring.make_receiver(settings)
-        receiver.start()
-        click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
-        stop.wait()
-        receiver.stop()
-        receiver.archive.close()
+        with audited_role(settings, "receive"):
+            receiver = wiring.make_receiver(settings)
+            receiver.start()
+            click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
+            stop.wait()
+            receiver.stop()
+            receiver.archive.close()
 
 
 @click.command()
@@ -54,8 +56,10 @@ def web(context: click.Context) -> None:
     """Answer HTTP: health, metrics, jobs and studies."""
     settings = _begin(context)
     from imaging_ai import wiring
+    from imaging_ai.wiring.audited import audited_role
 
-    wiring.serve_web(settings, _welcome)
+    with audited_role(settings, "web"):
+        wiring.serve_web(settings, _welcome)
 
 
 def _welcome(link: str) -> None:
@@ -68,10 +72,12 @@ def work(context: click.Context) -> None:
     """Route series, run models, deliver results."""
     settings = _begin(context)
     from imaging_ai import wiring
+    from imaging_ai.wiring.audited import audited_role
 
-    worker = wiring.make_worker(settings)
-    worker.handle_signals()
-    worker.run()
+    with audited_role(settings, "work"):
+        worker = wiring.make_worker(settings)
+        worker.handle_signals()
+        worker.run()
 
 
 @click.command(hidden=True)

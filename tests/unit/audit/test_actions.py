@@ -49,7 +49,7 @@ class Actions:
     """
 
     def __init__(self) -> None:
-        paths = (path for path in SOURCES.rglob("*.py") if path.parent.name != "audit")
+        paths = (path for path in SOURCES.rglob("*.py") if path.name != "actions.py")
         self.modules = [Module(path) for path in paths if any(word in path.read_text() for word in WORDS)]
         self.found: dict[str, str] = {}
         self.unknown: list[str] = []
@@ -139,7 +139,7 @@ def test_every_action_in_use_is_declared_and_every_declared_action_is_in_use() -
     actions = Actions()
     assert actions.unknown == [], "the test cannot tell which actions these are"
     assert {name: where for name, where in actions.found.items() if name not in ACTIONS} == {}, "declare them"
-    assert set(ACTIONS) - set(actions.found) == {"audit.export", "audit.search"}, "nobody records these"
+    assert set(ACTIONS) - set(actions.found) == set(), "nobody records these"
 
 
 def test_an_action_that_is_not_declared_is_told_as_some_activity() -> None:
