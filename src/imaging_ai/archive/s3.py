@@ -12,6 +12,8 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import IO, Any
@@ -213,7 +215,25 @@ def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3St
         endpoint=endpoint,
         region=options.get("region") or environment.get("AWS_REGION") or "us-east-1",
         virtual_hosted=options.get("style", default_style) == "virtual",
+        **_credentials(environment),
     )
+
+
+def _credentials(environment: Mapping[str, str]) -> dict[str, str]:
+    """Read the file of credentials that AWS tools read, which the client does not: when it is named, and needed."""
+    file, profile = environment.get("AWS_SHARED_CREDENTIALS_FILE", ""), environment.get("AWS_PROFILE", "default")
+    if not file or environment.get("AWS_ACCESS_KEY_ID"):
+        return {}
+    found = ConfigParser(interpolation=None)
+    try:
+        with open(file, encoding="utf-8") as lines:
+            found.read_file(lines)
+        names = ("access_key_id", "secret_access_key")
+        return {name: found.get(profile, f"aws_{name}") for name in names}
+    except (OSError, ValueError, ConfigParserError) as error:
+        raise ConfigError(
+            f"AWS_SHARED_CREDENTIALS_FILE: {file} gives no credentials of [{profile}] ({type(error).__name__})"
+        ) from None
 
 
 def _require_plain(ref: BlobRef) -> None:
