@@ -8,12 +8,14 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from e2e.commands import ask, refused
 from e2e.server import Server, push, renamed
 from phantoms import ball, series, threshold_bundle, write
+from services import wait_until
 
 pytestmark = pytest.mark.service
 
@@ -84,8 +86,14 @@ def test_the_version_in_the_shadow_runs_beside_and_says_what_it_is(server: Serve
     assert server.rows("SELECT count(*) FROM delivery WHERE job_id = :job", job=jobs["bright@2.0.0"])[0][0] == 0
 
 
+def _compared(server: Server) -> dict[str, Any]:
+    """What is told of the two once they are compared, which is after both have ended."""
+    report: dict[str, Any] = json.loads(ask(server, "models", "agreement", "bright@2.0.0", "--json"))
+    return report if report["compared"] else {}
+
+
 def test_the_agreement_of_the_two_is_measured_and_reported(server: Server, jobs: dict[str, int]) -> None:
-    report = json.loads(ask(server, "models", "agreement", "bright@2.0.0", "--json"))
+    report = wait_until(lambda: _compared(server))
     assert (report["compared"], report["identical"]) == (1, 0)
     ((median, lowest, job),) = report["dice"].values()
     assert 0 < median == lowest <= 1 and job == jobs["bright@2.0.0"]
