@@ -12,11 +12,13 @@ import pytest
 from imaging_ai import config, wiring
 from imaging_ai.config import Settings
 from imaging_ai.core.job import Job, JobState, Priority, Stage
+from imaging_ai.core.permission import Role
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.send.destinations import DicomDestination
 from imaging_ai.wiring import work
+from imaging_ai.wiring.web import first_link
 
 DESTINATIONS = """
 [dicom]
@@ -128,3 +130,15 @@ def test_wiring_itself_imports_nothing_heavy() -> None:
     program = f"import sys, imaging_ai.wiring; print(*(name for name in {heavy.split()} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_server_that_knows_nobody_has_a_link_for_the_first_administrator(tmp_path: Path) -> None:
+    file = settings(tmp_path, IMAGING_AI_HTTP_HOST="0.0.0.0", IMAGING_AI_HTTP_PORT="8181")
+    link = first_link(file)
+    assert link is not None
+    assert link.startswith("http://localhost:8181/first?link=")
+    outside = settings(tmp_path, IMAGING_AI_HTTP_PUBLIC_URL="https://pacs.example/")
+    assert str(first_link(outside)).startswith("https://pacs.example/first?link=")
+    assert first_link(settings(tmp_path, IMAGING_AI_AUTH_MODE="off")) is None
+    wiring.make_entrance(file).tokens.create("ehr", Role.SERVICE)
+    assert first_link(file) is None

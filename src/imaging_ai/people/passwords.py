@@ -7,7 +7,7 @@ compared after NFKC, so that it is the same from every keyboard.
 from __future__ import annotations
 
 import unicodedata
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 
 from argon2 import PasswordHasher
@@ -32,7 +32,10 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._nobodys = self._hasher.hash("nobody's")
+
+    @cached_property
+    def _nobodys(self) -> str:
+        return self._hasher.hash("nobody's")
 
     def keep(self, password: str) -> str:
         """Return what is kept of a password."""

@@ -30,10 +30,9 @@ def serve_web(settings: Settings, welcome: Callable[[str], object]) -> None:
     """Serve HTTP until SIGTERM. While nobody is known, `welcome` is told the link for the first administrator."""
     from imaging_ai.serve.server import serve_http
 
-    database = make_current_database(settings)
-    if settings.auth.mode == "token" and (link := make_entrance(settings, database).invitations.first()):
-        welcome(f"{_address(settings)}/first?link={link}")
-    database.dispose()
+    make_current_database(settings).dispose()
+    if link := first_link(settings):
+        welcome(link)
     http = settings.http
     serve_http(
         partial(make_web_app, settings),
@@ -45,6 +44,16 @@ def serve_web(settings: Settings, welcome: Callable[[str], object]) -> None:
         key=Path(http.tls_key) if http.tls_key else None,
         ca_file=Path(http.tls_ca_file) if http.tls_ca_file else None,
     )
+
+
+def first_link(settings: Settings) -> str | None:
+    """Return a link to make the first administrator with; None where nobody needs one."""
+    if settings.auth.mode == "off":
+        return None
+    entrance = make_entrance(settings)
+    link = entrance.invitations.first()
+    entrance.database.dispose()
+    return f"{_address(settings)}/first?link={link}" if link else None
 
 
 def _address(settings: Settings) -> str:

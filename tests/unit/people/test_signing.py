@@ -14,6 +14,8 @@ from entering import KEY
 from imaging_ai.people.key import ServerKey
 from imaging_ai.people.signing import Signing
 
+pytestmark = pytest.mark.filterwarnings("ignore:The HMAC key")
+
 SESSION = "0123456789abcdef" * 2
 SIGNING = Signing(KEY, 300)
 

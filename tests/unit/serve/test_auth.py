@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from litestar import Litestar
 from litestar.testing import TestClient
 
 from entering import bearer, open_entrance
-from imaging_ai.core.permission import ROLES, Role, may
+from imaging_ai.core.permission import Role
+from imaging_ai.core.principal import Principal
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import InputError, NotFound
+from imaging_ai.errors import DatabaseUnavailable, InputError, NotFound
 from imaging_ai.people.entrance import Entrance
 from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve import auth
 from imaging_ai.serve.app import make_app
-
-OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -71,6 +69,39 @@ def test_a_role_that_may_not_is_told_403(guarded: TestClient[Litestar], tokens: 
     assert "auditor" in answer.json()["detail"]
 
 
+def test_a_token_may_no_more_than_its_scopes(guarded: TestClient[Litestar], tokens: Tokens) -> None:
+    scraper = bearer(tokens.create("prometheus", Role.SERVICE, scopes=["metrics"]))
+    assert guarded.get("/metrics", headers=scraper).status_code == 200
+    assert guarded.get("/api/studies", headers=scraper).status_code == 403
+    assert guarded.get("/api/session", headers=scraper).json()["may"] == ["nothing", "session", "metrics"]
+
+
+def test_verifiers_of_elsewhere_are_asked_when_ours_do_not_know_a_token(
+    database: Database, ledger: Ledger, tokens: Tokens
+) -> None:
+    asked: list[str] = []
+
+    def elsewhere(secret: str) -> Principal | None:
+        asked.append(secret)
+        return Principal("ada", Role.CLINICIAN) if secret == "good" else None
+
+    app = make_app(database, ledger, entrance=open_entrance(database, also=[elsewhere]))
+    with TestClient(app) as client:
+        assert client.get("/api/studies", headers=bearer("good")).status_code == 200
+        assert client.get("/api/studies", headers=bearer("bad")).status_code == 401
+        assert client.get("/api/studies", headers=bearer(tokens.create("ehr", Role.SERVICE))).status_code == 200
+    assert asked == ["good", "bad"]
+
+
+def test_a_verifier_that_cannot_tell_is_no_reason_to_say_no(database: Database, ledger: Ledger) -> None:
+    def away(_secret: str) -> Principal | None:
+        raise DatabaseUnavailable("the provider does not answer")
+
+    app = make_app(database, ledger, entrance=open_entrance(database, also=[away]))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/api/studies", headers=bearer("x")).status_code == 503
+
+
 def test_metrics_are_behind_the_guard_and_health_is_not(guarded: TestClient[Litestar], tokens: Tokens) -> None:
     assert guarded.get("/metrics").status_code == 401
     assert guarded.get("/metrics", headers=bearer(tokens.create("m", Role.AUDITOR))).status_code == 200
@@ -103,13 +134,6 @@ def test_a_name_is_given_once_and_an_unknown_one_cannot_be_revoked(tokens: Token
     with pytest.raises(NotFound, match="nobody"):
         tokens.revoke("nobody")
     assert [(one.name, one.role, one.revoked_at) for one in tokens.entries()] == [("ehr", Role.SERVICE, None)]
-
-
-@pytest.mark.parametrize("role", Role)
-def test_the_table_of_the_documentation_is_the_table_of_the_code(role: Role) -> None:
-    (line,) = (one for one in OPERATIONS.read_text().splitlines() if one.startswith(f"| {role} |"))
-    assert {one.strip(" `") for one in line.split("|")[2].split(",")} == set(ROLES[role])
-    assert may(role, "nothing")
 
 
 def test_pages_of_other_origins_ask_only_when_they_are_named(
