@@ -16,6 +16,7 @@ from configparser import ConfigParser
 from configparser import Error as ConfigParserError
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -209,27 +210,27 @@ def open_s3_store(url: str, environment: Mapping[str, str] = os.environ) -> S3St
         raise ConfigError(f"storage.url: the address {problem}; options are endpoint, region, style (path, virtual)")
     endpoint = options.get("endpoint", environment.get("AWS_ENDPOINT_URL", ""))
     default_style = "path" if endpoint else "virtual"
+    access_key_id, secret_access_key = _credentials(environment)
     return S3Store(
         parts.netloc,
         parts.path.strip("/"),
         endpoint=endpoint,
         region=options.get("region") or environment.get("AWS_REGION") or "us-east-1",
         virtual_hosted=options.get("style", default_style) == "virtual",
-        **_credentials(environment),
+        access_key_id=access_key_id,
+        secret_access_key=secret_access_key,
     )
 
 
-def _credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Read the file of credentials that AWS tools read, which the client does not: when it is named, and needed."""
+def _credentials(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Read the file of credentials that AWS tools read and the client does not, when it is named, and needed."""
     file, profile = environment.get("AWS_SHARED_CREDENTIALS_FILE", ""), environment.get("AWS_PROFILE", "default")
     if not file or environment.get("AWS_ACCESS_KEY_ID"):
-        return {}
+        return "", ""
     found = ConfigParser(interpolation=None)
     try:
-        with open(file, encoding="utf-8") as lines:
-            found.read_file(lines)
-        names = ("access_key_id", "secret_access_key")
-        return {name: found.get(profile, f"aws_{name}") for name in names}
+        found.read_string(Path(file).expanduser().read_text(encoding="utf-8"))
+        return found.get(profile, "aws_access_key_id"), found.get(profile, "aws_secret_access_key")
     except (OSError, ValueError, ConfigParserError) as error:
         raise ConfigError(
             f"AWS_SHARED_CREDENTIALS_FILE: {file} gives no credentials of [{profile}] ({type(error).__name__})"
