@@ -24,7 +24,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.ca_file = folder, folder / "ca.pem"
-        self._name = _name("Test authority")
+        self._name = _name(f"Authority of {folder.name}")
         self._key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(self._name, self._name, self._key, days=2)
         signed = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
