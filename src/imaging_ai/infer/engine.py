@@ -1,31 +1,28 @@
 """A network made ready to run fast, in place, with the same answer; and how exact its arithmetic must be.
 
 In evaluation a batch normalisation is a scale and a shift by channel, so it goes into the weights of the convolution
-before it (Jacob et al., 2018, section 3.2). A transposed convolution that doubles the resolution is a convolution whose
-channels are the voxels of two by two by two (Shi et al., 2016), which fills the vectors of a processor where its few
-channels do not. Convolutions run faster on channels that lie next to each other. Processors
-with instructions for bfloat16 multiply two to ten times as many of them as of float32; whether an answer stays the same
-by them is seen on each image (`windows.py`).
+before it (Jacob et al., 2018, section 3.2). Layers of few channels are arranged so that they fill the vectors of a
+processor (`layers.py`). Convolutions run faster on channels that lie next to each other. Processors with instructions
+for bfloat16 multiply two to ten times as many of them as of float32; whether an answer stays the same by them is seen
+on each image (`windows.py`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from imaging_ai.infer.layers import Doubling, Runs
 
 __all__ = ["fast_precision", "in_precision", "make_ready"]
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMALISATIONS = (nn.BatchNorm2d, nn.BatchNorm3d)
-#: A transposed convolution that answers so few channels leaves most of a vector empty.
-_FEW_CHANNELS = 4
 #: What passes its input on, in evaluation.
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
@@ -40,56 +37,13 @@ def make_ready(network: nn.Module, *, channels_last: bool) -> None:
         for name, layer in list(owner.named_children()):
             if type(layer) is nn.ConvTranspose3d and Doubling.fits(layer):
                 setattr(owner, name, Doubling(layer))
+            elif type(layer) is nn.Conv3d and Runs.fits(layer):
+                setattr(owner, name, Runs(layer))
     if channels_last:
         for parameter in network.parameters():
             if parameter.ndim in (4, 5):
                 layout = torch.channels_last if parameter.ndim == 4 else torch.channels_last_3d
                 parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
-class Doubling(nn.Module):
-    """A transposed convolution of 3 x 3 x 3 that doubles the resolution, by channels that become voxels.
-
-    Along an axis, voxel ``2 i`` is made of voxel ``i`` by the middle of the kernel, and ``2 i + 1`` of ``i`` and
-    ``i + 1`` by its last and its first part.
-    """
-
-    #: For even and odd voxels: the part of the kernel that reads the next voxel (-1: none), and what reads this one.
-    _PARTS = ((-1, 1), (0, 2))
-
-    def __init__(self, like: nn.ConvTranspose3d) -> None:
-        super().__init__()
-        inner, outer = like.weight.shape[:2]
-        kernel = like.weight.new_zeros(8, outer, inner, 2, 2, 2)
-        for voxel, parities in enumerate(itertools.product((0, 1), repeat=3)):
-            for reads in itertools.product((0, 1), repeat=3):
-                parts = [self._PARTS[parity][1 - read] for parity, read in zip(parities, reads, strict=True)]
-                if min(parts) >= 0:
-                    (i, j, k), (a, b, c) = reads, parts
-                    kernel[voxel, :, :, i, j, k] = like.weight[:, :, a, b, c].T
-        self.weight = nn.Parameter(kernel.flatten(0, 1), requires_grad=False)
-        self.bias: nn.Parameter | None = None
-        if like.bias is not None:
-            self.bias = nn.Parameter(like.bias.repeat(8), requires_grad=False)
-
-    @staticmethod
-    def fits(layer: nn.Module) -> bool:
-        """Say whether a layer is one that is faster so: on a processor, and with few channels to answer."""
-        return (
-            isinstance(layer, nn.ConvTranspose3d)
-            and layer.weight.device.type == "cpu"
-            and layer.out_channels <= _FEW_CHANNELS
-            and (layer.groups, layer.padding_mode) == (1, "zeros")
-            and (layer.kernel_size, layer.stride) == ((3, 3, 3), (2, 2, 2))
-            and (layer.padding, layer.output_padding, layer.dilation) == ((1, 1, 1), (1, 1, 1), (1, 1, 1))
-        )
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return ``[batch, channel, 2 x, 2 y, 2 z]`` for ``[batch, channel, x, y, z]``."""
-        voxels = functional.conv3d(image, self.weight, self.bias, padding=1)[..., 1:, 1:, 1:]
-        batch, _, x, y, z = voxels.shape
-        parted = voxels.reshape(batch, 2, 2, 2, -1, x, y, z).permute(0, 5, 1, 6, 2, 7, 3, 4)
-        return parted.reshape(batch, 2 * x, 2 * y, 2 * z, -1).permute(0, 4, 1, 2, 3)
 
 
 def _in_order(sequence: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -32,24 +32,22 @@ _Vector = NDArray[np.float64]
 
 
 class Heard:
-    """What a layer answered, summed up."""
+    """What a layer answered, summed up; in whichever order, of whichever thread."""
 
     def __init__(self) -> None:
-        self._sum: torch.Tensor | None = None
-        self._count = 0
+        self._pooled: list[torch.Tensor] = []
 
     def add(self, answer: Any) -> None:
         """Take in one answer ``[batch, channel, …]``."""
         if isinstance(answer, torch.Tensor) and answer.ndim >= 2:
             pooled = answer.detach().float().flatten(2).mean(2) if answer.ndim > 2 else answer.detach().float()
-            total = pooled.sum(0).double().cpu()
-            self._sum = total if self._sum is None else self._sum + total
-            self._count += len(pooled)
+            self._pooled.append(pooled.double().cpu())
 
     @property
     def features(self) -> _Vector | None:
         """The mean feature, None when the layer was not reached."""
-        return None if self._sum is None else np.asarray((self._sum / self._count).numpy())
+        rows = torch.cat(self._pooled).sort(0).values if self._pooled else None
+        return None if rows is None else np.asarray(rows.mean(0).numpy())
 
 
 @contextmanager

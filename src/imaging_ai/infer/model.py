@@ -78,7 +78,9 @@ class LoadedModel:
         self.how: tuple[str, ...] = ()
         self.unlike: float | None = None
         self._familiar = familiar_of(entry)
-        self._windows = Windows(parts.inferer, entry.run.window_batch, entry.run.precision)
+        self._windows = Windows(
+            parts.inferer, entry.run.window_batch, entry.run.precision, overlapping=self._after.overlapping
+        )
         make_ready(self.network, channels_last=entry.run.channels_last)
         resampling_by_axes(parts.preprocessing, device)
         self.window: Sequence[int] | None = getattr(parts.inferer, "roi_size", None)
@@ -280,7 +282,7 @@ class LoadedModel:
         return found
 
     def _check(self, answer: torch.Tensor, inputs: torch.Tensor) -> None:
-        if not bool(torch.isfinite(answer).all()):
+        if not all(bool(end.isfinite()) for end in answer.aminmax()):
             raise ModelFailed(f"{self.entry.name} answered values that are not numbers")
         if answer.ndim < 3:
             raise ModelFailed(f"{self.entry.name} answers no image: name its numbers by [[classes]] of dicom.toml")

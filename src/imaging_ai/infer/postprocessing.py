@@ -48,6 +48,11 @@ class Postprocessing:
         self._discrete = next(discrete, None)
         self._inversion = self._plain_inversion()
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether each channel of the network's answer is decided on by itself, by a threshold."""
+        return self._discrete is not None and not np.any(self.transforms[self._discrete].argmax)
+
     def __call__(self, data: dict[str, Any], source: MetaTensor, *, probability: bool) -> Answer:
         """Return what `data["pred"]` says, on the grid of `source`.
 

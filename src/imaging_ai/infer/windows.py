@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.engine import fast_precision, in_precision
+from imaging_ai.infer.lanes import answers, unheard
 from imaging_ai.infer.resample import largest_channel
 
 __all__ = ["Windows", "is_out_of_memory"]
@@ -32,10 +34,9 @@ _CPU = torch.device("cpu")
 _GPU_WINDOWS = 16
 #: An image of fewer windows is not worth looking at one of them twice.
 _FEW = 8
-#: The part of a window's labels that must stay the same in less precision (Dice over all labels but the first).
+#: The part of the labels that must stay the same in less precision (Dice over all labels but the first).
 _SAME = 0.99
-
-#: Every how many voxels are looked at to find that window.
+#: Every how many voxels are looked at to find where labels change most.
 _COARSE = 4
 
 Progress = Callable[[float], None]
@@ -62,14 +63,34 @@ class _Plan:
         where = "" if self.stitch == self.device else f", put together on the {self.stitch.type}"
         return f"{self.batch} window{'s' * (self.batch > 1)} at once on the {self.device.type}{where}"
 
+    def lanes(self, windows: int) -> int:
+        """Return how many threads share what is at once: one for each core, and none that has nothing to do."""
+        return max(1, min(torch.get_num_threads(), self.batch, windows)) if self.device.type == "cpu" else 1
+
+    def ask(self, network: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
+        """Return the answer of a network to ``[batch, channel, x, y(, z)]`` where it is put together."""
+        with in_precision(self.device, self.precision):
+            return _first(network(_laid_out(windows.to(self.device)))).to(self.stitch)
+
 
 class Windows:
-    """A bundle's inferer. `notes` tell how the last image went through, where that was not as usual."""
+    """A bundle's inferer. `notes` tell how the last image went through, where that was not as usual.
 
-    def __init__(self, inferer: Inferer, window_batch: int | None = None, precision: str = "float32") -> None:
+    `overlapping` says that each channel is a label of its own, and not the largest of them the label.
+    """
+
+    def __init__(
+        self,
+        inferer: Inferer,
+        window_batch: int | None = None,
+        precision: str = "float32",
+        *,
+        overlapping: bool = False,
+    ) -> None:
         self._inferer = inferer
         self._wanted = window_batch
         self._precision = precision
+        self._overlapping = overlapping
         self.notes: tuple[str, ...] = ()
 
     def __call__(self, image: torch.Tensor, network: torch.nn.Module, progress: Progress) -> torch.Tensor:
@@ -86,7 +107,7 @@ class Windows:
         if precision == torch.float32 or self._precision != "auto":
             return answer
         agreement = self._agreement(image, network, answer, precision)
-        self._note(f"{str(precision)[6:]} agrees with float32 by a Dice of {agreement:.4f} in the fullest window")
+        self._note(f"{str(precision)[6:]} agrees with float32 by a Dice of {agreement:.4f} where labels change most")
         if agreement >= _SAME:
             return answer
         self._note("too little: all of it ran in float32")
@@ -173,19 +194,39 @@ class Windows:
     def _agreement(
         self, image: torch.Tensor, network: torch.nn.Module, answer: torch.Tensor, precision: torch.dtype
     ) -> float:
-        """Return the Dice between both precisions in the window that holds the most of what is not background."""
+        """Return the Dice between both precisions in the part of the image whose labels change most.
+
+        It is half a window along each axis; of a network that reads no such part, a whole one.
+        """
         grid = _Grid.of(self._inferer, image.shape[2:])
         if grid is None:
             return 0.0
-        where = grid.fullest(answer)
-        window = grid.padded(image)[0][(slice(None), *where)][None]
-        decided = []
-        for kind in (precision, torch.float32):
-            with in_precision(image.device, kind):
-                decided.append(_decided(_first(network(_laid_out(window)))[0].float()))
-        one, other = decided
-        either = int(torch.count_nonzero(one)) + int(torch.count_nonzero(other))
-        return 2 * int(torch.count_nonzero((one == other) & (one != 0))) / either if either else 1.0
+        padded, network = grid.padded(image), unheard(network)
+        share = self._share(answer[0][(slice(None), *[slice(None, None, _COARSE)] * len(grid.shape))])
+        for parts in (2, 1):
+            some = _laid_out(padded[0][(slice(None), *grid.most_divided(share, parts))][None])
+            try:
+                return _dice(*(self._labels(network, some, kind) for kind in (precision, torch.float32)))
+            except Exception as error:  # the edge to the network: it refuses a size as it likes
+                if parts == 1 or is_out_of_memory(error):
+                    raise
+        return 0.0
+
+    def _share(self, answer: torch.Tensor) -> torch.Tensor:
+        """Say how much each voxel of ``[channel, x, y(, z)]`` belongs to a label, from 0 to 1."""
+        return 1 - answer.softmax(0)[0] if self._one_of(answer) else answer.sigmoid().amax(0)
+
+    def _labels(self, network: torch.nn.Module, windows: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+        """Return a network's labels of the first of some windows in a precision; of channels that overlap, each."""
+        with in_precision(windows.device, precision):
+            answer = _first(network(windows))[0].float()
+        if self._one_of(answer):
+            return largest_channel(answer)
+        low, high = answer.aminmax()
+        return answer > (0.5 if low >= 0 and high <= 1 else 0)  # probabilities, or their logits
+
+    def _one_of(self, answer: torch.Tensor) -> bool:
+        return len(answer) > 1 and not self._overlapping
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,19 +269,23 @@ class _Grid:
         inside = [slice(start, start + m) for start, m in zip(starts, self.shape, strict=True)]
         return answer[0][(slice(None), *inside)][None]
 
-    def fullest(self, answer: torch.Tensor) -> tuple[slice, ...]:
-        """Return the window with the most voxels that are not background in ``[1, channel, x, y(, z)]``."""
-        coarse = _decided(answer[0][(slice(None), *[slice(None, None, _COARSE)] * len(self.shape))])
-        starts = [(n - m) // 2 for n, m in zip(self.size, self.shape, strict=True)]
+    def most_divided(self, share: torch.Tensor, parts: int) -> tuple[slice, ...]:
+        """Return where in `padded` labels change most: a window, each side divided by `parts`.
 
-        def full(window: tuple[slice, ...]) -> int:
-            inside = [
-                slice(max(0, part.start - start) // _COARSE, max(0, part.stop - start) // _COARSE)
-                for part, start in zip(window, starts, strict=True)
-            ]
-            return int(torch.count_nonzero(coarse[tuple(inside)]))
-
-        return max(self.windows, key=full)
+        `share` says of every few voxels ``[x, y(, z)]`` how much they belong to a label. Where the rarer of the two,
+        background and all else, is most frequent, there is most to get wrong.
+        """
+        side = [max(1, n // parts) for n in self.roi]
+        size = [max(1, min(n // _COARSE, m)) for n, m in zip(side, share.shape, strict=True)]
+        pool = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}[share.ndim]
+        mean = pool(share[None, None], size, stride=1)[0, 0]
+        corner = torch.unravel_index(torch.minimum(mean, 1 - mean).argmax(), mean.shape)
+        missing = [(n - m) // 2 for n, m in zip(self.size, self.shape, strict=True)]
+        starts = [
+            min(int(at) * _COARSE + before, n - wide)
+            for at, before, n, wide in zip(corner, missing, self.size, side, strict=True)
+        ]
+        return tuple(slice(start, start + wide) for start, wide in zip(starts, side, strict=True))
 
     def stitched(
         self, image: torch.Tensor, network: torch.nn.Module, progress: Progress, plan: _Plan
@@ -252,18 +297,19 @@ class _Grid:
         )
         total: torch.Tensor | None = None
         groups = self._alike(image)
-        for start in range(0, len(groups), plan.batch):
-            some = groups[start : start + plan.batch]
-            given = torch.stack([image[0][(slice(None), *alike[0])] for alike in some])
-            answers = _first(network(_laid_out(given.to(plan.device)))).to(plan.stitch)
-            if answers.shape[2:] != weight.shape:
-                return None
-            if total is None:
-                total = torch.zeros((1, answers.shape[1], *self.size), device=plan.stitch)
-            for alike, answer in zip(some, answers, strict=True):
-                for window in alike:
-                    total[0][(slice(None), *window)].addcmul_(answer.float(), weight)
-            progress((start + len(some)) / len(groups))
+        lanes = plan.lanes(len(groups))
+        some = [groups[k : k + plan.batch // lanes] for k in range(0, len(groups), plan.batch // lanes)]
+        given = (torch.stack([image[0][(slice(None), *alike[0])] for alike in batch]) for batch in some)
+        with closing(answers(network, given, plan.ask, lanes)) as found:
+            for done, (batch, windows) in enumerate(zip(some, found, strict=True), start=1):
+                if windows.shape[2:] != weight.shape:
+                    return None
+                if total is None:
+                    total = torch.zeros((1, windows.shape[1], *self.size), device=plan.stitch)
+                for alike, answer in zip(batch, windows, strict=True):
+                    for window in alike:
+                        total[0][(slice(None), *window)].addcmul_(answer.float(), weight)
+                progress(done / len(some))
         if total is None:
             return None
         count = torch.zeros(self.size, device=plan.stitch)
@@ -293,14 +339,18 @@ def _is_usual(inferer: SlidingWindowInferer) -> bool:
 
 def _laid_out(windows: torch.Tensor) -> torch.Tensor:
     """Return windows with their channels next to each other, as convolutions read them fastest."""
+    if windows.ndim == 5 and windows.shape[1] == 1:  # torch takes a lone channel for one that lies apart
+        x, y, z = windows.shape[2:]
+        return windows.contiguous().as_strided(windows.shape, (x * y * z, 1, y * z, z, 1))
     if windows.ndim == 5:
         return windows.contiguous(memory_format=torch.channels_last_3d)
     return windows.contiguous(memory_format=torch.channels_last) if windows.ndim == 4 else windows
 
 
-def _decided(answer: torch.Tensor) -> torch.Tensor:
-    """Return which channel of ``[channel, x, y(, z)]`` is the largest; of a lone one, where it is positive."""
-    return largest_channel(answer) if len(answer) > 1 else (answer[0] > 0).to(torch.uint8)
+def _dice(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the Dice over all labels but the first; 1 where there are no others."""
+    either = int(torch.count_nonzero(one)) + int(torch.count_nonzero(other))
+    return 2 * int(torch.count_nonzero((one == other) & (one != 0))) / either if either else 1.0
 
 
 def _first(answer: Any) -> torch.Tensor:
