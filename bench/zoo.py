@@ -3,6 +3,8 @@
 FOLDER has the bundles (`NAME/configs/inference.json|yaml` and `metadata.json`, and `scripts/` where they have their
 own Python code); no weights are needed. Each runs in a process of its own on a phantom series. Printed is a table: what
 came out, the seconds from the files of the series to validated objects, and the peak memory of the process.
+
+With `--server` they go through one server instead, bundle by bundle, and where their masks lie is seen too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import zoo
+import zoo_server
 from imaging_ai.analysis import analyse
 from imaging_ai.catalog import read_model
 from imaging_ai.errors import ImagingAiError
@@ -53,7 +56,7 @@ def run(folder: Path, *, scripts: bool) -> dict[str, object]:
             with contextlib.suppress(Exception):  # what cannot be built is named by load_bundle
                 zoo.random_bundle(folder, bundle, allow_scripts=scripts)
             entry = read_model(bundle)
-            shape, spacing = next((one for name, one in _SHAPES.items() if folder.name.startswith(name)), _USUAL)
+            shape, spacing = _shape(folder)
             series = zoo.series_of(entry, shape, spacing)
             model = load_bundle(entry, allow_scripts=scripts)
             started = time.perf_counter()
@@ -70,20 +73,29 @@ def run(folder: Path, *, scripts: bool) -> dict[str, object]:
     }
 
 
+def _shape(folder: Path) -> zoo_server.Shape:
+    return next((one for name, one in _SHAPES.items() if folder.name.startswith(name)), _USUAL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--no-scripts", action="store_true", help="as the server without models.allow_scripts")
+    parser.add_argument("--server", action="store_true", help="through the whole server, geometry included")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(run(options.folder, scripts=not options.no_scripts)))
         return
+    bundles = [one for one in sorted(options.folder.iterdir()) if (one / "configs").is_dir()]
+    bundles = [one for one in bundles if not options.names or one.name in options.names]
+    if options.server:
+        for line in zoo_server.through_server([(one, _shape(one)) for one in bundles], scripts=not options.no_scripts):
+            print(line, flush=True)
+        return
     print("| bundle | series | objects | findings | seconds | peak memory |\n|---|---|---|---|---|---|", flush=True)
-    for folder in sorted(one for one in options.folder.iterdir() if (one / "configs").is_dir()):
-        if options.names and folder.name not in options.names:
-            continue
+    for folder in bundles:
         command = [sys.executable, __file__, "--one", str(folder), *(["--no-scripts"] * options.no_scripts)]
         done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
         answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.stderr[-300:]}

@@ -5,6 +5,7 @@ Also the series that each can read: as many as it has inputs, in its modality, g
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,24 +13,42 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from numpy.typing import NDArray
 
 import phantoms
 from imaging_ai.catalog import ModelEntry, read_model
+from imaging_ai.catalog.entry import CONFIGS
 from imaging_ai.catalog.metadata import network_format, read_metadata
 from imaging_ai.core.volume import Volume
-from imaging_ai.infer.bundle import build_parser, importable
+from imaging_ai.infer.bundle import build_parser, importable, load_bundle
 from imaging_ai.infer.model import LoadedModel
+from imaging_ai.infer.volume import read_volume
 
-__all__ = ["angular", "colored", "random_bundle", "random_weights", "series_of", "thresholding"]
+__all__ = [
+    "angular",
+    "brighten",
+    "channels_of",
+    "colored",
+    "copied",
+    "random_bundle",
+    "random_weights",
+    "series_of",
+    "thresholding",
+]
 
 
 def random_bundle(source: Path, target: Path, *, seed: int = 1, allow_scripts: bool = False) -> Path:
     """Copy a bundle that has no weights to `target`, and give it random ones."""
+    random_weights(copied(source, target), seed=seed, allow_scripts=allow_scripts)
+    return target
+
+
+def copied(source: Path, target: Path) -> ModelEntry:
+    """Copy a bundle to `target`; where it has several inputs and no dicom.toml, that names them."""
     shutil.copytree(source, target)
     _name_inputs(target)
-    random_weights(read_model(target), seed=seed, allow_scripts=allow_scripts)
-    return target
+    return read_model(target)
 
 
 def random_weights(entry: ModelEntry, *, seed: int = 1, allow_scripts: bool = False) -> None:
@@ -49,6 +68,30 @@ def random_weights(entry: ModelEntry, *, seed: int = 1, allow_scripts: bool = Fa
             torch.save(network.state_dict(), file)
 
 
+def brighten(entry: ModelEntry, series: Mapping[str, list[bytes]], *, allow_scripts: bool = False) -> None:
+    """Put a network in the place of a bundle's own that finds what is bright in `series`, as `thresholding` does."""
+    random_weights(entry, allow_scripts=allow_scripts)
+    model = load_bundle(entry, allow_scripts=allow_scripts)
+    volumes = {name: read_volume(files) for name, files in series.items()}
+    thresholding(model, volumes if entry.inputs else next(iter(volumes.values())), channels_of(entry))
+    with importable(entry.path.resolve(), allow_scripts):
+        files = build_parser(entry, allow_scripts=allow_scripts)[1].get_parsed_content("weights")
+    file = next(entry.path / name for name in CONFIGS if (entry.path / name).is_file())
+    config = yaml.safe_load(file.read_text())  # which reads JSON too
+    outer, inner = model.network.weight.shape[:2]  # type: ignore[union-attr,misc]
+    target = f"torch.nn.{type(model.network).__name__}"
+    definition = {"_target_": target, "in_channels": inner, "out_channels": outer, "kernel_size": 1}
+    config["network_def" if "network_def" in config else "network"] = definition
+    file.write_text(json.dumps(config) if file.suffix == ".json" else yaml.safe_dump(config, sort_keys=False))
+    for one in files if isinstance(files, list) else [files]:
+        torch.save(model.network.state_dict(), one)
+
+
+def channels_of(entry: ModelEntry) -> int:
+    """Return how many channels the network of a bundle answers, as its metadata says."""
+    return int(network_format(read_metadata(entry.path / "configs" / "metadata.json"), "outputs")["num_channels"])
+
+
 def _name_inputs(bundle: Path) -> None:
     """Say in dicom.toml which series are the channels, where a bundle has more than one input."""
     if (bundle / "dicom.toml").exists():
@@ -62,21 +105,35 @@ def _name_inputs(bundle: Path) -> None:
         (bundle / "dicom.toml").write_text("".join(tables))
 
 
-def series_of(entry: ModelEntry, shape: Sequence[int], spacing: tuple[float, float, float]) -> dict[str, list[bytes]]:
-    """Write what a model reads: by the names of its inputs, the files of a series ``[slice, row, column]`` for each."""
+def series_of(
+    entry: ModelEntry,
+    shape: Sequence[int],
+    spacing: tuple[float, float, float],
+    *,
+    image: NDArray[np.float32] | None = None,
+    study: str = "zoo",
+    **geometry: Any,
+) -> dict[str, list[bytes]]:
+    """Write what a model reads: by the names of its inputs, the files of a series ``[slice, row, column]`` for each.
+
+    They show a ball in noise, or an `image`, which each shows alike; they are of one study of that name.
+    """
     format_: dict[str, Any] = network_format(read_metadata(entry.path / "configs" / "metadata.json"), "inputs")
     colors = list(format_.get("channel_def", {}).values())[:3] == ["R", "G", "B"]
     modality = {"CT": "CT"}.get(str(format_.get("modality")), "MR")
-    image = phantoms.ball((shape[0], shape[1], shape[2]), radius=0.3 * shape[1] * spacing[1], spacing=spacing)
-    image += np.random.default_rng(0).normal(0, 20, image.shape).astype(np.float32)
+    step = 0 if image is not None else 10
+    if image is None:
+        image = phantoms.ball((shape[0], shape[1], shape[2]), radius=0.3 * shape[1] * spacing[1], spacing=spacing)
+        image += np.random.default_rng(0).normal(0, 20, image.shape).astype(np.float32)
     found = {}
     for index, name in enumerate(entry.inputs or ["image"]):
         if colors and name == "image":
-            datasets = colored(image, spacing)
+            datasets = colored(image, spacing, name=study, **geometry)
         else:
-            shown = np.rint(image > 150) if name == "label" else image + 10 * index
-            datasets = phantoms.series(shown, modality=modality, name="zoo", spacing=spacing)
+            shown = np.rint(image > 150) if name == "label" else image + step * index
+            datasets = phantoms.series(shown, modality=modality, name=study, spacing=spacing, **geometry)
         for ds in datasets:
+            ds.StudyDescription, ds.SeriesDescription, ds.SeriesNumber = study, name, index + 1
             ds.SeriesInstanceUID = f"{ds.SeriesInstanceUID}.{index}"
             ds.SOPInstanceUID = f"{ds.SOPInstanceUID}.{index}"
             ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
@@ -116,9 +173,11 @@ def _overlapping(model: LoadedModel) -> bool:
     return any(getattr(step, "sigmoid", None) in (True, (True,), [True]) for step in model.steps_after)
 
 
-def colored(image: NDArray[np.float32], spacing: tuple[float, float, float]) -> list[Any]:
+def colored(
+    image: NDArray[np.float32], spacing: tuple[float, float, float], *, name: str = "zoo", **geometry: Any
+) -> list[Any]:
     """Write a phantom as RGB slices: red where it is bright."""
-    datasets = phantoms.series(np.zeros_like(image), modality="MR", name="zoo", spacing=spacing)
+    datasets = phantoms.series(np.zeros_like(image), modality="MR", name=name, spacing=spacing, **geometry)
     for ds, plane in zip(datasets, np.clip(image, 0, 255).astype(np.uint8), strict=True):
         rgb = np.stack([plane, plane // 2, plane // 3], axis=-1)
         ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration = "RGB", 3, 0
