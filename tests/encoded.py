@@ -91,9 +91,8 @@ def predecessors(volume: Volume) -> tuple[Predecessor, Predecessor]:
 
 def with_long_axes(some: Sequence[Finding], volume: Volume) -> list[Finding]:
     """Add the longest diameter to what was found, as it is measured."""
-    whole = (slice(0, None),) * 3
     return [
-        replace(one, measurements=(*one.measurements, *measure(one.mask, whole, volume, ["long_axis"])))
+        replace(one, measurements=(*one.measurements, *measure(one.region, volume, ["long_axis"])))
         if one.found
         else one
         for one in some

@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
 from imaging_ai.core.finding import Code, Measurement
+from imaging_ai.core.region import Box, Region
 from imaging_ai.core.volume import Volume
 
 __all__ = ["long_axis", "measure"]
@@ -53,13 +54,10 @@ _PEAK_RADIUS_MM = 6.2035
 #: Voxels of a slice that touch with a corner belong together.
 _TOUCHING = np.ones((3, 3), np.bool_)
 
-_Box = tuple[slice, ...]
 
-
-def measure(mask: NDArray[np.bool_], box: _Box, volume: Volume, report: Sequence[str]) -> tuple[Measurement, ...]:
-    """Measure what `report` names on a mask that is empty outside of `box`; an empty mask has only a volume of 0."""
-    part = mask[box]
-    count = int(np.count_nonzero(part))
+def measure(region: Region, volume: Volume, report: Sequence[str]) -> tuple[Measurement, ...]:
+    """Measure what `report` names; a region without a voxel has only a volume of 0."""
+    count = region.voxels
     millilitres = count * volume.grid.voxel_volume / 1000
     found = [Measurement(_VOLUME, millilitres, _MILLILITRE, method=_SUM_OF_VOXELS)] if "volume" in report else []
     if count == 0:
@@ -67,16 +65,16 @@ def measure(mask: NDArray[np.bool_], box: _Box, volume: Volume, report: Sequence
     unit = volume.unit or _NO_UNIT
     shown = _SHOWN.get(unit.value, _MR_SIGNAL if volume.modality == "MR" else None)
     if volume.voxels.ndim == 3:
-        inside = volume.voxels[box][part].astype(np.float64)
+        inside = volume.voxels[region.box][region.inside].astype(np.float64)
         for name in report:
             if name in _STATISTICS:
                 statistic, of = _STATISTICS[name]
                 found.append(_intensity(shown, statistic, of(inside), unit))
             elif name == "peak":
-                found.append(_intensity(shown, _PEAK, _peak(mask, box, volume), unit))
+                found.append(_intensity(shown, _PEAK, _peak(region, volume), unit))
     if "long_axis" in report:
-        length, ends = _longest(part, volume.grid.spacing[1:])
-        first, second = volume.grid.to_patient(ends + [side.start or 0 for side in box]).tolist()
+        length, ends = _longest(region.inside, volume.grid.spacing[1:])
+        first, second = volume.grid.to_patient(ends + [side.start for side in region.box]).tolist()
         found.append(Measurement(_LONG_AXIS, length, _MILLIMETRE, ends=(tuple(first), tuple(second))))
     return tuple(found)
 
@@ -94,9 +92,10 @@ def long_axis(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> float:
 def _longest(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> tuple[float, NDArray[np.float64]]:
     """Return that diameter, and its ends as (slice, row, column)."""
     longest, ends = 0.0, np.zeros((2, 3))
-    for k in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
-        (whole,) = ndimage.find_objects(mask[k].view(np.uint8))
-        if _diagonal(whole, spacing) <= longest:
+    tall: NDArray[np.bool_] = np.any(mask, axis=2)
+    wide: NDArray[np.bool_] = np.any(mask, axis=1)
+    for k in np.flatnonzero(tall.any(axis=1)).tolist():
+        if _diagonal((_span(tall[k]), _span(wide[k])), spacing) <= longest:
             continue
         pieces, _ = ndimage.label(mask[k], _TOUCHING)
         for number, (rows, columns) in enumerate(ndimage.find_objects(pieces), start=1):
@@ -107,7 +106,12 @@ def _longest(mask: NDArray[np.bool_], spacing: tuple[float, float]) -> tuple[flo
     return longest, ends
 
 
-def _diagonal(box: _Box, spacing: tuple[float, float]) -> float:
+def _span(present: NDArray[np.bool_]) -> slice:
+    where = np.flatnonzero(present)
+    return slice(int(where[0]), int(where[-1]) + 1)
+
+
+def _diagonal(box: Box, spacing: tuple[float, float]) -> float:
     """Return what no two points within a box are farther apart than."""
     return float(np.hypot(*((side.stop - side.start) * step for side, step in zip(box, spacing, strict=True))))
 
@@ -130,18 +134,21 @@ def _outline(piece: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.concatenate([np.stack(side, axis=1) for side in sides]).astype(np.float64)
 
 
-def _peak(mask: NDArray[np.bool_], box: _Box, volume: Volume) -> float:
-    """Return the largest mean within a ball of 1 ml whose centre lies in the mask."""
+def _peak(region: Region, volume: Volume) -> float:
+    """Return the largest mean within a ball of 1 ml whose centre lies in the region."""
     grid = volume.grid
     reach = [max(1, int(np.ceil(_PEAK_RADIUS_MM / step))) for step in grid.spacing]
     offsets = np.stack(np.meshgrid(*(np.arange(-r, r + 1.0) for r in reach), indexing="ij"), axis=-1)
     distance = np.linalg.norm(offsets[..., ::-1] @ grid.affine[:3, :3].T, axis=-1)
     ball = (distance <= _PEAK_RADIUS_MM).astype(np.float64)
-    wide = tuple(
-        slice(max(0, side.start - r), min(size, side.stop + r))
-        for side, r, size in zip(box, reach, grid.shape, strict=True)
-    )
-    values = volume.voxels[wide].astype(np.float64)
+    ends = [
+        (max(0, side.start - r), min(size, side.stop + r))
+        for side, r, size in zip(region.box, reach, grid.shape, strict=True)
+    ]
+    values = volume.voxels[tuple(slice(*end) for end in ends)].astype(np.float64)
     total = ndimage.correlate(values, ball, mode="constant")
     weight = ndimage.correlate(np.ones_like(values), ball, mode="constant")
-    return float((total / weight)[mask[wide]].max())
+    centres = tuple(
+        slice(side.start - start, side.stop - start) for side, (start, _) in zip(region.box, ends, strict=True)
+    )
+    return float((total / weight)[centres][region.inside].max())

@@ -6,6 +6,7 @@ Tracking UIDs are derived from the job, so that a second attempt says the same o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,8 @@ _PROBABILITY = Code("110854", "DCM", "Fractional Probabilistic Segmentation")
 _NO_UNIT = Code("1", "UCUM", "no units")
 _TO_BE_SEEN = 0.01
 
-_EMPTY: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
+#: So many segments are each looked for by themselves; the boxes of more are found in one go.
+_FEW = 4
 #: Voxels that touch with a corner belong together.
 _TOUCHING = np.ones((3, 3, 3), np.bool_)
 
@@ -46,19 +48,18 @@ def find(
     if prediction.shape[-3:] != volume.grid.shape:
         raise ModelFailed(f"the answer has the shape {prediction.shape[-3:]}, its source {volume.grid.shape}")
     findings: list[Finding] = []
-    for value, description, part, box in _segments(prediction, entry):
-        pieces = _pieces(part, description, entry, volume.grid.voxel_volume) or [(part, _EMPTY)]
-        for index, (piece, inner) in enumerate(pieces, start=1):
-            region = Region(volume.grid.shape, _within(box, inner), np.ascontiguousarray(piece[inner]))
+    for value, description, found in _segments(prediction, entry):
+        pieces = _pieces(found, description, entry, volume.grid.voxel_volume)
+        for index, piece in enumerate(pieces, start=1):
             identifier = description.label if len(pieces) == 1 else f"{description.label} {index}"
             findings.append(
                 Finding(
                     segment_number=len(findings) + 1,
                     description=description,
-                    region=region,
+                    region=piece,
                     tracking_identifier=identifier,
                     tracking_uid=derive_uid(job_uid, "tracking", str(value), str(index)),
-                    measurements=measure(region.whole(), region.box, volume, entry.measurements.report),
+                    measurements=measure(piece, volume, entry.measurements.report),
                 )
             )
     return tuple(findings)
@@ -85,42 +86,42 @@ def probability_map(probability: NDArray[np.float32], entry: ModelEntry) -> Para
 
 def _segments(
     prediction: NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.bool_], entry: ModelEntry
-) -> Iterator[tuple[int, SegmentDescription, NDArray[np.bool_], Box]]:
-    """Yield each segment's value, its description, and its mask within the smallest box that holds it."""
-    channels = prediction.ndim == 4
-    boxes = [] if channels else ndimage.find_objects(prediction, max_label=max(entry.segment_values, default=0))
+) -> Iterator[tuple[int, SegmentDescription, Region]]:
+    """Yield each segment's value, its description, and where it is."""
+    channels, shape = prediction.ndim == 4, prediction.shape[-3:]
+    many = not channels and len(entry.segments) > _FEW
+    boxes = ndimage.find_objects(prediction, max_label=max(entry.segment_values)) if many else []
     for value, description in zip(entry.segment_values, entry.segments, strict=True):
         if channels and value >= len(prediction):
             raise ModelFailed(f"the answer has {len(prediction)} channels, segment {description.label!r} is {value}")
         if not channels and value == 0:
             raise ModelFailed(f"the answer is a label map, where segment {description.label!r} cannot be 0")
-        if channels:
-            boxes, value_or_one, labels = ndimage.find_objects(prediction[value].view(np.uint8)), 1, prediction[value]
+        if many:
+            box = boxes[value - 1]
+            found = Region(shape, box, prediction[box] == value) if box else Region.nothing(shape)
         else:
-            value_or_one, labels = value, prediction
-        box: Box = (boxes[value_or_one - 1] if len(boxes) >= value_or_one else None) or _EMPTY
-        yield value, description, labels[box] == value_or_one, box
+            found = Region.of(prediction[value] if channels else prediction == value)
+        yield value, description, found
 
 
-def _pieces(
-    part: NDArray[np.bool_], description: SegmentDescription, entry: ModelEntry, voxel_volume: float
-) -> list[tuple[NDArray[np.bool_], Box]]:
-    """Split a mask into what counts: connected pieces that are large enough, together or each on its own."""
+def _pieces(found: Region, description: SegmentDescription, entry: ModelEntry, voxel_volume: float) -> list[Region]:
+    """Split a segment into what counts: connected pieces that are large enough, together or each on its own."""
     smallest = description.min_volume_ml * 1000 / voxel_volume
     apart = entry.measurements.instances == "components"
-    if not part.any():
-        return []
-    if not apart and smallest <= 1:
-        return [(part, (slice(None), slice(None), slice(None)))]
-    labels, count = ndimage.label(part, _TOUCHING)
+    if not found.found or (not apart and smallest <= 1):
+        return [found]
+    labels, count = ndimage.label(found.inside, _TOUCHING)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     kept = [int(k) for k in np.argsort(-sizes, kind="stable") + 1 if sizes[k - 1] >= smallest]
     if not kept:
-        return []
+        return [Region.nothing(found.shape)]
     if not apart:
-        return [(np.isin(labels, kept), (slice(None), slice(None), slice(None)))]
+        return [replace(found, inside=np.isin(labels, kept))]
     boxes: list[Box] = ndimage.find_objects(labels)
-    return [(labels == k, boxes[k - 1]) for k in kept[: entry.measurements.max_findings]]
+    return [
+        Region(found.shape, _within(found.box, boxes[k - 1]), labels[boxes[k - 1]] == k)
+        for k in kept[: entry.measurements.max_findings]
+    ]
 
 
 def _within(outer: Box, inner: Box) -> Box:

@@ -15,6 +15,7 @@ from scipy import ndimage
 import phantoms
 from imaging_ai.catalog import Measurements, ModelEntry
 from imaging_ai.core.finding import Finding, SegmentDescription
+from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.measure import long_axis, measure
@@ -213,8 +214,7 @@ def test_the_ends_of_the_long_axis_lie_in_the_patient_as_far_apart_as_it_is_long
     image[3, 4:9, 5:17] = image[4, 12, 12] = 300
     datasets = phantoms.series(image, **how)
     volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
-    box = ndimage.find_objects((volume.voxels > 150).astype(np.uint8))[0]
-    (axis,) = measure(volume.voxels > 150, box, volume, ["long_axis"])
+    (axis,) = measure(Region.of(volume.voxels > 150), volume, ["long_axis"])
     assert axis.ends is not None
     ends = np.array(axis.ends)
     assert np.linalg.norm(ends[0] - ends[1]) == pytest.approx(axis.value, rel=1e-4)
