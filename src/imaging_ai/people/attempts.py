@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, Update, case, update
+from sqlalchemy import Connection, Row, Update, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imaging_ai.db.engine import Database
@@ -51,9 +51,12 @@ class Attempts:
     def begin(self, name: str, address: str) -> Attempt:
         """Count an attempt as failed, unless it comes too early: then it is not even tried, and not counted."""
         buckets = self._bucket("name", name), self._bucket("address", _network(address))
+        now = self._clock()
+        if (wait := self._locked(buckets, now)) > 0:
+            return Attempt(buckets, wait=wait)  # a flood of them writes nothing
         try:
             with self._database.write() as session:
-                connection, now = session.connection(), self._clock()
+                connection = session.connection()
                 locks = [
                     _count(connection, bucket, free, now)
                     for bucket, free in zip(buckets, (_FREE_OF_NAME, _FREE_OF_ADDRESS), strict=True)
@@ -73,6 +76,11 @@ class Attempts:
         """Forget the failures of a name."""
         with self._database.write() as session:
             session.connection().execute(_set(self._bucket("name", name), failures=0, locked_until=0.0))
+
+    def _locked(self, buckets: tuple[int, int], now: float) -> float:
+        latest = select(func.max(_ATTEMPT.c.locked_until)).where(_ATTEMPT.c.bucket.in_(buckets))
+        with self._database.read() as session:
+            return float(session.connection().scalar(latest) or 0.0) - now
 
     def _bucket(self, kind: str, value: str) -> int:
         digest = hmac.digest(self._key, f"{kind} {value}".encode(), "sha256")

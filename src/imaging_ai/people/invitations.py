@@ -64,8 +64,8 @@ class Invitations:
         kept = self._passwords.keep(password)
         with self._database.write() as session:
             connection = session.connection()
-            used = delete(_INVITATION).where(_INVITATION.c.digest == _digest(secret))
-            if not connection.execute(used.where(_INVITATION.c.expires_at > self._clock())).rowcount:
+            good = select(_INVITATION.c.digest).where(_INVITATION.c.expires_at > self._clock())
+            if _digest(secret) not in connection.scalars(good.order_by(_INVITATION.c.digest).with_for_update()).all():
                 return None
             connection.execute(delete(_INVITATION))
             if connection.scalar(select(func.count()).select_from(_PERSON)):

@@ -32,6 +32,7 @@ from imaging_ai.serve.login import login_router
 from imaging_ai.serve.login_desk import LoginDesk, way_to_login
 from imaging_ai.serve.login_pages import login_pages
 from imaging_ai.serve.monitoring import metrics_handler
+from imaging_ai.serve.people import people_router
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.rates import Rates, limited
 from imaging_ai.serve.studies import studies_router
@@ -72,7 +73,7 @@ def make_app(
             studies_router(database),
             holds_router(Holds(database)),
             audit_router(database),
-            *([login_router(entrance, few)] if entrance else []),
+            *([login_router(entrance, few), people_router(entrance, few)] if entrance else []),
         ],
         middleware=doors,
         guards=[refuse_unknown_parameters],

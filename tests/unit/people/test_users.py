@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from argon2 import PasswordHasher
 
@@ -102,3 +104,24 @@ def test_every_change_of_a_person_is_recorded_with_who_made_it(entrance: Entranc
         ("enable-user", "root", "ada", ""),
         ("change-password", "root", "ada", ""),
     ]
+
+
+def test_a_login_costs_one_comparison_whoever_it_is_for(database: Database) -> None:
+    """So that the time of an answer does not tell who exists."""
+    compared: list[str] = []
+
+    class Counting(PasswordHasher):
+        def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
+            compared.append(str(hash))
+            return super().verify(hash, password)
+
+    users = Users(database, Passwords(Counting(time_cost=1, memory_cost=8, parallelism=1)))
+    users.add("ada", Role.CLINICIAN, PASSWORD)
+    users.add("gone", Role.CLINICIAN, PASSWORD)
+    users.add("elsewhere", Role.CLINICIAN, None)
+    users.disable("gone")
+    for name in ("ada", "gone", "elsewhere", "nobody"):
+        compared.clear()
+        assert not users.fits(name, "wrong")
+        assert [one.partition("$v=")[0] for one in compared] == ["$argon2id"], name
+        assert "m=8,t=1,p=1" in compared[0], "at the same costs"

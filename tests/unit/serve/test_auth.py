@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from litestar import Litestar
+from litestar import Litestar, WebSocket, websocket
+from litestar.exceptions import WebSocketDisconnect
 from litestar.testing import TestClient
 
 from entering import bearer, open_entrance
@@ -18,6 +20,7 @@ from imaging_ai.people.tokens import Tokens
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve import auth
 from imaging_ai.serve.app import make_app
+from imaging_ai.serve.guards import door
 
 
 @pytest.fixture
@@ -148,3 +151,26 @@ def test_pages_of_other_origins_ask_only_when_they_are_named(
         other = open_to_it.options("/api/studies", headers={**preflight, "origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
     assert "access-control-allow-origin" not in client.options("/api/studies", headers=preflight).headers
+
+
+def test_a_websocket_tells_nothing_more_when_the_session_has_ended(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_TRUSTED_SECONDS", 0.0)
+    keeper = auth.Doorkeeper(entrance.verifiers)
+
+    @websocket("/events", opt={"needs": "read"}, middleware=[door(keeper.check)])
+    async def events(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        while True:
+            await socket.send_text(await socket.receive_text())
+
+    shown = bearer(entrance.tokens.create("reader", Role.SERVICE))
+    client = TestClient(Litestar([events], logging_config=None))
+    with client, client.websocket_connect("/events", headers=shown) as socket:
+        socket.send_text("one")
+        assert socket.receive_text() == "one"
+        entrance.tokens.revoke("reader")
+        socket.send_text("two")
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
