@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.query_answers import BASE, Layout, Row, layout_of
@@ -30,6 +31,7 @@ _MOST = 1 << 40
 _COUNTED, _COUNTED_SLOWLY = 1_000, 100
 _AT_ONCE = 200
 _SMALL = 101
+_PROMPT_SECONDS, _FORGOTTEN = 0.001, 0.7  # a search is too slow for a score of searches after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A search that is planned; `prompt` ones take less than waking a thread for them is worth."""
+    """A search that is planned. `small` ones read few rows, and no document."""
 
     query: Query
     plan: Plan
@@ -84,7 +86,7 @@ class Prepared:
     looked_up: tuple[Key, ...]
     ignored: tuple[str, ...]
     tree: Mapping[str, Branch]
-    prompt: bool
+    small: bool
 
 
 class Search:
@@ -93,6 +95,7 @@ class Search:
     def __init__(self, database: Database, describer: Describer, *, examined: int) -> None:
         self._reader, self._examined = Reader(database), examined
         self._documents = Documents(describer)
+        self._text_seconds = 1.0  # what a small search for pieces of text has taken of late
 
     def run(self, query: Query) -> Page:
         """Answer a search.
@@ -114,12 +117,27 @@ class Search:
         selected = _selected(query)
         layout = layout_of(query.level, selected)
         tree = grow(((key.path, key.criterion) for key in looked_up), _inside(selected))
-        prompt = self._reader.dialect is SQLITE and plan.prompt and not (tree or query.everything)
         small = query.level is Level.STUDY and query.limit <= _SMALL and query.offset <= _SMALL
-        return Prepared(query, plan, layout, looked_up, ignored, tree, prompt and small)
+        return Prepared(query, plan, layout, looked_up, ignored, tree, small and not (tree or query.everything))
+
+    def is_prompt(self, prepared: Prepared) -> bool:
+        """Say whether a search takes less than waking a thread for it is worth.
+
+        That of pieces of text depends on the archive, and is learnt.
+        """
+        if not prepared.small or self._reader.dialect is not SQLITE:
+            return False
+        return prepared.plan.prompt or (prepared.plan.counted_in == TABLE and self._text_seconds < _PROMPT_SECONDS)
 
     def answer(self, prepared: Prepared) -> Page:
         """Answer a search that is planned."""
+        began = perf_counter()
+        page = self._answer(prepared)
+        if prepared.small and prepared.plan.counted_in == TABLE:
+            self._text_seconds = max(perf_counter() - began, self._text_seconds * _FORGOTTEN)
+        return page
+
+    def _answer(self, prepared: Prepared) -> Page:
         query, plan, layout = prepared.query, prepared.plan, prepared.layout
         with self._reader.open() as reading:
             if prepared.looked_up:

@@ -49,6 +49,7 @@ _NUMBERS = ("IS", "US")
 #: What stands in a form for the value at a place of the row.
 _SLOT = re.compile(r"%\((\d+)\)s")
 _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+_IS_EMPTY = frozenset([None, ""]).__contains__
 
 _json = msgspec.json.Encoder().encode
 
@@ -65,15 +66,12 @@ class Layout:
 
     def completed(self, reading: Reading, rows: Sequence[Row]) -> Sequence[Row]:
         """Return the rows with what is read for the rows of a page only."""
-        if not self.later:
-            return rows
         ids = tuple({row[1] for row in rows})
-        added: dict[int, tuple[Any, ...]] = dict.fromkeys(ids, ())
         for tags, read in ((_OF_STUDY, _series), (_SOP_CLASSES, _sop_classes), (_OF_PATIENT, _patients)):
-            if self.later.intersection(tags):
+            if not self.later.isdisjoint(tags):
                 found = read(reading, ids)
-                added = {one: (*before, *found[one]) for one, before in added.items()}
-        return [(*row, *added[row[1]]) for row in rows]
+                rows = [row + found[row[1]] for row in rows]
+        return rows
 
     def fragment(self, row: Row) -> bytes:
         """Return a match that columns tell whole."""
@@ -102,7 +100,7 @@ def layout_of(level: Level, selected: frozenset[Path]) -> Layout:
 
 @lru_cache(maxsize=1 << 13)
 def _fragment(layout: Layout, row: Row) -> bytes:
-    form = _form(layout, tuple([value is not None and value != "" for value in row]))
+    form = _form(layout, tuple(map(_IS_EMPTY, row)))
     text = "".join(form.texts(row))
     if text.isprintable() and not ('"' in text or "\\" in text or "=" in text):
         return (form.text % form.values(row)).encode()
@@ -127,8 +125,8 @@ class _Form:
 
 
 @lru_cache(maxsize=1 << 10)
-def _form(layout: Layout, known: tuple[bool, ...]) -> _Form:
-    text = _object(layout, tuple([f"%({place})s" if one else "" for place, one in enumerate(known)]))
+def _form(layout: Layout, empty: tuple[bool, ...]) -> _Form:
+    text = _object(layout, tuple(["" if one else f"%({place})s" for place, one in enumerate(empty)]))
     places = [int(place) for place in _SLOT.findall(text)]
     texts = {*places} - layout.ready
     return _Form(_SLOT.sub("%s", text), _values_at(places), _values_at(sorted(texts)))
@@ -215,7 +213,8 @@ def _series(reading: Reading, ids: Sequence[int]) -> Mapping[int, tuple[Any, ...
         "max(timezone_offset_from_utc) FROM series WHERE study_id IN ({}) GROUP BY study_id",
         ids,
     )
-    return defaultdict(lambda: ("", 0, 0, ""), {row[0]: (_each(row[1]), *row[2:]) for row in rows})
+    found = {study: (_each(joined), series, instances, zone) for study, joined, series, instances, zone in rows}
+    return defaultdict(lambda: ("", 0, 0, ""), found)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -136,11 +136,11 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Frames]
         yield frames
 
 
-def audited(frames: Frames) -> list[tuple[Any, ...]]:
+def audited(frames: Frames, action: str = "read-frames") -> list[tuple[Any, ...]]:
     frames.parts.accesses.flush()
     with frames.parts.database.read() as session:
-        query = "SELECT actor, action, detail FROM audit_event WHERE action = 'read-frames' ORDER BY id"
-        return [tuple(row) for row in session.connection().exec_driver_sql(query).all()]
+        query = "SELECT actor, action, detail FROM audit_event WHERE action = ? ORDER BY id"
+        return [tuple(row) for row in session.connection().exec_driver_sql(query, (action,)).all()]
 
 
 @only_linux
@@ -174,3 +174,55 @@ def test_a_frame_in_memory_is_for_this_host_and_for_as_long_as_it_is_held(
         assert frames.client.delete(frames.path.partition("/frames")[0]).status_code == 204
         assert frames.get().status_code == 410
         assert audited(frames) == [("", "read-frames", "2 times")]
+
+
+# -- searches, through the whole application
+
+JSON, XML = "application/dicom+json", 'multipart/related; type="application/dicom+xml"'
+
+
+def search(frames: Frames, query: str = "?limit=1", secret: str = "", **headers: str) -> httpx.Response:
+    return frames.get(secret, f"/dicom-web/studies{query}", **{"accept": JSON, **headers})
+
+
+def test_only_who_may_read_finds_anything(guarded: Frames, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, auditor = guarded.tokens.create("viewer", Role.SERVICE), guarded.tokens.create("watcher", Role.AUDITOR)
+    with guarded.without_litestar(monkeypatch):
+        found = [search(guarded, query, reader) for query in ("", "?PatientName=*hant*", "?includefield=all&limit=1")]
+        assert [(answer.status_code, len(answer.json())) for answer in found] == [(200, 1)] * 3
+        assert search(guarded).status_code == search(guarded, secret=auditor).status_code == 500, "left to litestar"
+    assert [search(guarded, secret=secret).status_code for secret in ("", "wrong", auditor)] == [401, 401, 403]
+    assert audited(guarded, "search-studies") == [("viewer", "search-studies", "3 times")]
+
+
+@pytest.mark.parametrize("query", ["?limit=1&fuzzymatching=perhaps", "?StudyDate=abc", "?limit=-1"])
+def test_what_is_wrong_with_a_search_is_told_in_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    with open_frames(tmp_path) as frames:
+        behind = search(frames, query, origin="https://viewer.example")
+        with frames.without_litestar(monkeypatch):
+            ahead = search(frames, query)
+        assert (ahead.status_code, ahead.json()) == (400, behind.json())
+
+
+def test_an_answer_to_a_search_is_the_same_ahead_of_litestar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_frames(tmp_path) as frames:
+        plain = {"accept-encoding": "identity"}
+        for query in ("?limit=0", "?PatientID=nobody", "?includefield=all", "?00100010=*&SeriesDate=20240101-"):
+            behind = search(frames, query, origin="https://viewer.example", **plain)
+            with frames.without_litestar(monkeypatch):
+                ahead, packed = search(frames, query, **plain), search(frames, query)
+            assert (ahead.status_code, ahead.content, ahead.headers) == (200, behind.content, behind.headers)
+            assert packed.content == ahead.content
+        assert packed.headers["vary"] == "Accept, Accept-Encoding"
+        assert search(frames, accept=XML).headers["content-type"].startswith(XML)
+        (study,) = search(frames).json()
+        (url,) = study["00081190"]["Value"]
+        assert url.startswith("http://127.0.0.1/dicom-web/studies/")
+        with frames.without_litestar(monkeypatch):
+            every = frames.client.get("/dicom-web/instances?includefield=all", headers={"accept": JSON})
+            assert (every.headers["content-encoding"], len(every.json())) == ("gzip", 1)
+            for below in ("/series", "/instances"):
+                assert len(frames.client.get(url + below, headers={"accept": JSON}).json()) == 1
+            assert search(frames, "/1.2.x/series").status_code == 400

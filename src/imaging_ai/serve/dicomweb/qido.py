@@ -66,7 +66,7 @@ def qido_handlers(parts: Parts) -> list[BaseRouteHandler]:
             within = tuple([(f"{name.title()}InstanceUID", uid(text, name)) for name, text in place.items()])
             prepared = prepared_for(request.scope["query_string"], within)
             parts.accesses.note(request, *_AUDITED[level], within[-1][1] if within else "")
-            if prepared.prompt:
+            if search.is_prompt(prepared):
                 return sent_as(request, found(request, prepared, media_type))
             return sent_as(request, await sync_to_thread(found, request, prepared, media_type))
 

@@ -1,0 +1,71 @@
+"""Transactions of searches: each sees one state of the index, and leaves a connection as the next one needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from imaging_ai.archive.query_reader import Reader
+from imaging_ai.db.engine import Database
+from imaging_ai.errors import DatabaseUnavailable, TooLarge
+
+COUNT = "SELECT count(*) FROM thing"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'index.db'}")
+    commit(database, "CREATE TABLE thing (key INTEGER PRIMARY KEY)")
+    yield database
+    database.dispose()
+
+
+def commit(database: Database, statement: str) -> None:
+    with database.write() as session:
+        session.connection().exec_driver_sql(statement)
+
+
+def count(reader: Reader) -> int:
+    with reader.open() as reading:
+        return int(reading.rows(COUNT)[0][0])
+
+
+def test_a_transaction_sees_one_state_and_the_next_one_the_newest(database: Database) -> None:
+    reader = Reader(database)
+    with reader.open() as reading:
+        assert reading.rows(COUNT) == [(0,)]
+        commit(database, "INSERT INTO thing VALUES (1)")
+        assert reading.rows(COUNT) == [(0,)]
+    assert count(reader) == 1
+
+
+def test_transactions_that_overlap_keep_apart(database: Database) -> None:
+    reader = Reader(database)
+    with reader.open() as before:
+        assert before.rows(COUNT) == [(0,)]
+        commit(database, "INSERT INTO thing VALUES (1)")
+        with reader.open() as after:
+            assert (before.rows(COUNT), after.rows(COUNT)) == ([(0,)], [(1,)])
+    assert [count(reader) for _ in range(3)] == [1, 1, 1]
+
+
+def test_after_an_error_the_next_search_is_answered(database: Database) -> None:
+    reader = Reader(database)
+    with pytest.raises(TooLarge), reader.open() as reading:
+        reading.rows(COUNT)
+        raise TooLarge("too much")
+    with pytest.raises(DatabaseUnavailable, match="OperationalError"), reader.open() as reading:
+        reading.rows("SELECT nothing FROM nowhere")
+    commit(database, "INSERT INTO thing VALUES (1)")
+    assert count(reader) == 1
+
+
+def test_connections_are_kept_until_the_database_is_let_go(database: Database) -> None:
+    reader = Reader(database)
+    counts = [count(reader) for _ in range(5)]
+    assert (counts, database.engine.pool.checkedout(), len(reader._idle)) == ([0] * 5, 0, 1)  # type: ignore[attr-defined]
+    database.dispose()
+    assert not reader._idle
+    assert count(reader) == 0, "and opened anew"
