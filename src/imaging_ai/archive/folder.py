@@ -23,7 +23,7 @@ from imaging_ai.archive.owner import OwnerArea, dead_areas, sync_folder
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.errors import KeyUnavailable, NotFound
 
-__all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known", "no_key", "range_of", "read_all", "require_live"]
+__all__ = ["SMALL_BYTES", "FolderStore", "FolderWriter", "Known", "no_key", "range_of", "require_live"]
 
 _SPARE_BUFFERS = 8
 _KEY = re.compile(r"(objects/([0-9a-f]{2})/\2[0-9a-f]{30}\.dcm|logs/([0-9a-f]{2})/\3[0-9a-f]{30}\.log)")
@@ -176,7 +176,7 @@ class FolderStore:
         """Return a range of an object."""
         begin, wanted = range_of(ref, start, length)
         with self.open(ref) as descriptor:
-            data = read_all(descriptor, wanted, begin)
+            data = _read_all(descriptor, wanted, begin)
             require_live(descriptor, ref)
             return data
 
@@ -201,7 +201,7 @@ class FolderStore:
         with self.open(ref) as descriptor:
             for start in range(0, ref.length, chunk_size):
                 begin, wanted = range_of(ref, start, chunk_size)
-                data = read_all(descriptor, wanted, begin)
+                data = _read_all(descriptor, wanted, begin)
                 require_live(descriptor, ref)
                 yield data
 
@@ -346,7 +346,7 @@ class FolderStore:
         return f"{kind}/{path.name[:2]}/{path.name}"
 
 
-def read_all(descriptor: int, wanted: int, begin: int) -> bytes:
+def _read_all(descriptor: int, wanted: int, begin: int) -> bytes:
     """Read exactly so much: one call gives 2 GiB at most, and a file that was cut short must not pass for whole."""
     with storage_errors():
         data = os.pread(descriptor, wanted, begin)

@@ -61,12 +61,12 @@ class Segment:
                 return None
             return self._write(start, data, length, total, put=put)
 
-    def append_made(self, make: Callable[[int], bytearray], length: int, *, put: bool) -> int | None:
+    def append_made(self, make: Callable[[int], memoryview], length: int, *, put: bool) -> int | None:
         """Write an object that is made for its offset; None when the segment has no room for it."""
         with self._lock:
             if (start := self._start(length)) is None:
                 return None
-            data = memoryview(make(start + HEADER_BYTES))
+            data = make(start + HEADER_BYTES)
             return self._write(start, [data], length, checksum(data), put=put)
 
     def _start(self, length: int) -> int | None:

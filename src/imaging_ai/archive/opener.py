@@ -6,14 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from imaging_ai.archive.sealed import CHUNK_BYTES, HEADER_BYTES, OpenObject, key_id_of
+from imaging_ai.archive.sealed import CHUNK_BYTES, Buffer, OpenObject, key_id_of
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.keys.ring import KEEP_SECONDS, KeyRing
 
-__all__ = ["Fetch", "Opener", "place_of", "whole_chunks"]
-
-#: Returns a range of the encrypted object: where it begins, and how many bytes.
-Fetch = Callable[[int, int], bytes]
+__all__ = ["Opener", "place_of", "whole_chunks"]
 
 _MOST = 4096
 
@@ -32,22 +29,18 @@ class Opener:
         self._objects: dict[BlobRef, OpenObject] = {}
         self._forget_at = 0.0
 
-    def read(self, ref: BlobRef, start: int, wanted: int, fetch: Fetch) -> bytes:
-        """Return a range of plain bytes, which lies within the object.
+    def open(self, ref: BlobRef, header: Callable[[], Buffer]) -> OpenObject:
+        """Open an object; its `header` is fetched if it is not open already.
 
         Raises
         ------
         KeyUnavailable
-            If its data key cannot be had; `StorageCorrupted` if its bytes are not those that were stored.
+            If its data key cannot be had; `StorageCorrupted` if its header is not what was stored.
         """
-        if wanted <= 0:
-            return b""
-        opened = self.at_hand(ref)
-        if opened is None:
-            header = fetch(0, HEADER_BYTES)
-            opened = self._keep(ref, OpenObject(self._ring.fetch(key_id_of(header)), header, _place(ref), ref.length))
-        sealed = memoryview(fetch(*opened.extent(start, wanted)))
-        return b"".join(opened.opened(start, wanted, sealed))
+        if (opened := self.at_hand(ref)) is not None:
+            return opened
+        found = bytes(header())
+        return self._keep(ref, OpenObject(self._ring.fetch(key_id_of(found)), found, _place(ref), ref.length))
 
     def at_hand(self, ref: BlobRef) -> OpenObject | None:
         """Return an object that is open already."""

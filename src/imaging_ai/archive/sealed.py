@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -26,15 +27,28 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from imaging_ai.errors import StorageCorrupted
 from imaging_ai.keys.ring import DataKey
 
-__all__ = ["CHUNK_BYTES", "HEADER_BYTES", "OpenObject", "Sealing", "key_id_of", "plain_bytes", "seal", "sealed_bytes"]
+__all__ = [
+    "CHUNK_BYTES",
+    "HEADER_BYTES",
+    "SEALED_CHUNK_BYTES",
+    "Buffer",
+    "OpenObject",
+    "Sealing",
+    "key_id_of",
+    "plain_bytes",
+    "seal",
+    "sealed_bytes",
+]
 
 CHUNK_BYTES = 64 << 10
 _TAG_BYTES = 16
-_SEALED_CHUNK = CHUNK_BYTES + _TAG_BYTES
+SEALED_CHUNK_BYTES = CHUNK_BYTES + _TAG_BYTES
 _MAGIC = b"IAISEAL1"
 _HEADER = struct.Struct("<32s16sI76s8s")
 HEADER_BYTES = _HEADER.size
 _SALT_BYTES, _CIPHER_BYTES = 32, 32
+
+Buffer = bytes | bytearray | memoryview
 
 
 def sealed_bytes(length: int) -> int:
@@ -45,19 +59,20 @@ def sealed_bytes(length: int) -> int:
 def plain_bytes(length: int) -> int:
     """Return how many bytes were encrypted to so many."""
     body = max(length - HEADER_BYTES, 0)
-    return max(body - _TAG_BYTES * -(-body // _SEALED_CHUNK), 0)
+    return max(body - _TAG_BYTES * -(-body // SEALED_CHUNK_BYTES), 0)
 
 
-def seal(key: DataKey, place: str, data: memoryview) -> bytearray:
-    """Encrypt a whole object."""
+def seal(key: DataKey, place: str, data: memoryview, into: bytearray | None = None) -> memoryview:
+    """Encrypt a whole object, in the beginning of `into` if there is one."""
     header, cipher = _begin(key, place)
-    sealed = bytearray(sealed_bytes(len(data)))
+    length = sealed_bytes(len(data))
+    sealed = memoryview(bytearray(length) if into is None else into)[:length]
     sealed[:HEADER_BYTES] = header
-    view, position, last = memoryview(sealed), HEADER_BYTES, _chunks(len(data)) - 1
+    position, last = HEADER_BYTES, _chunks(len(data)) - 1
     for number in range(last + 1):
         chunk = data[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
         end = position + len(chunk) + _TAG_BYTES
-        cipher.encrypt_into(_nonce(number, number == last), chunk, None, view[position:end])
+        cipher.encrypt_into(_nonce(number, number == last), chunk, None, sealed[position:end])
         position = end
     return sealed
 
@@ -98,39 +113,68 @@ def key_id_of(header: bytes) -> bytes:
 
 
 class OpenObject:
-    """An encrypted object of which ranges can be read; `length` counts its plain bytes."""
+    """An encrypted object of which ranges can be read; `length` counts its plain bytes.
+
+    What is read raises `StorageCorrupted` if the bytes that `fetch` gives are not those that were stored here.
+    """
 
     def __init__(self, key: DataKey, header: bytes, place: str, length: int) -> None:
         salt, _ = _parsed(header)
         self._cipher = _cipher(key, salt, place)
+        self._end = sealed_bytes(length)
         self._last = _chunks(length) - 1
         self.length = length
 
     def extent(self, start: int, wanted: int) -> tuple[int, int]:
         """Return where the chunks of a range lie in the encrypted object, and how many bytes they are."""
         first, last = start // CHUNK_BYTES, (start + wanted - 1) // CHUNK_BYTES
-        begin = HEADER_BYTES + first * _SEALED_CHUNK
-        return begin, min(HEADER_BYTES + (last + 1) * _SEALED_CHUNK, sealed_bytes(self.length)) - begin
+        begin = HEADER_BYTES + first * SEALED_CHUNK_BYTES
+        return begin, min(HEADER_BYTES + (last + 1) * SEALED_CHUNK_BYTES, self._end) - begin
 
-    def opened(self, start: int, wanted: int, sealed: memoryview) -> Iterator[bytes | memoryview]:
-        """Give a range of plain bytes in pieces, from the bytes of its `extent`.
+    def read(self, start: int, wanted: int, fetch: Callable[[int, int], Buffer]) -> bytes:
+        """Return a range of plain bytes; `fetch` gives one of encrypted bytes, good until it is called again."""
+        pieces: list[bytes | memoryview] = []
+        for number, begin, length, skipped, taken in self._spans(start, wanted):
+            with _authentic():
+                plain = self._cipher.decrypt(self._nonce(number), fetch(begin, length), None)
+            pieces.append(plain if len(plain) == taken else memoryview(plain)[skipped : skipped + taken])
+        return b"".join(pieces)
 
-        Raises
-        ------
-        StorageCorrupted
-            If they are not the bytes that were stored here.
-        """
+    def fill(self, start: int, into: memoryview, fetch: Callable[[int, int], Buffer | None]) -> bool:
+        """Read a range as long as `into`; False as soon as `fetch` gives nothing."""
+        position = 0
+        for number, begin, length, skipped, taken in self._spans(start, len(into)):
+            if (chunk := fetch(begin, length)) is None:
+                return False
+            target = into[position : position + taken]
+            with _authentic():
+                if taken == length - _TAG_BYTES:
+                    self._cipher.decrypt_into(self._nonce(number), chunk, None, target)
+                else:
+                    target[:] = self._cipher.decrypt(self._nonce(number), chunk, None)[skipped : skipped + taken]
+            position += taken
+        return True
+
+    def _spans(self, start: int, wanted: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """Give the chunks of a range: number, begin, encrypted length, and what of its plain bytes is wanted."""
         number, skipped = divmod(start, CHUNK_BYTES)
         while wanted > 0:
-            chunk, sealed = sealed[:_SEALED_CHUNK], sealed[_SEALED_CHUNK:]
-            try:
-                plain = self._cipher.decrypt(_nonce(number, number == self._last), chunk, None)
-            except InvalidTag:
-                raise StorageCorrupted("stored bytes were changed: they are not what was encrypted here") from None
-            piece = plain if not skipped and len(plain) <= wanted else memoryview(plain)[skipped : skipped + wanted]
-            yield piece
-            wanted -= len(piece)
-            number, skipped = number + 1, 0
+            begin = HEADER_BYTES + number * SEALED_CHUNK_BYTES
+            length = min(SEALED_CHUNK_BYTES, self._end - begin)
+            taken = min(wanted, length - _TAG_BYTES - skipped)
+            yield number, begin, length, skipped, taken
+            wanted, number, skipped = wanted - taken, number + 1, 0
+
+    def _nonce(self, number: int) -> bytes:
+        return _nonce(number, number == self._last)
+
+
+@contextmanager
+def _authentic() -> Iterator[None]:
+    try:
+        yield
+    except InvalidTag:
+        raise StorageCorrupted("stored bytes were changed: they are not what was encrypted here") from None
 
 
 def _begin(key: DataKey, place: str) -> tuple[bytes, AESGCM]:

@@ -7,23 +7,26 @@ All else is as in the folder of plain objects: what is written is synced as it i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from imaging_ai.archive import log
-from imaging_ai.archive.folder import FolderStore, range_of, read_all, require_live
-from imaging_ai.archive.folder_writer import FolderWriter
+from imaging_ai.archive.folder import FolderStore, range_of, require_live
+from imaging_ai.archive.folder_writer import SMALL_BYTES, FolderWriter, storage_errors
 from imaging_ai.archive.opener import Opener, place_of, whole_chunks
-from imaging_ai.archive.sealed import HEADER_BYTES, OpenObject, Sealing, plain_bytes, seal, sealed_bytes
+from imaging_ai.archive.sealed import HEADER_BYTES, SEALED_CHUNK_BYTES, Sealing, plain_bytes, seal, sealed_bytes
 from imaging_ai.core.blob import SEALED, BlobRef
 from imaging_ai.errors import NotFound, StorageCorrupted, StorageUnavailable
 from imaging_ai.keys.ring import DataKey, KeyRing
 
 __all__ = ["SealedFolderStore"]
 
+#: A small object when it is encrypted.
+_LARGEST = sealed_bytes(SMALL_BYTES)
 _NAME = re.compile(r"objects/([0-9a-f]{2})/\1[0-9a-f]{30}\.sealed\.dcm|logs/([0-9a-f]{2})/\2[0-9a-f]{30}\.sealed\.log")
 
 
@@ -34,6 +37,7 @@ class SealedFolderStore(FolderStore):
         super().__init__(root, **options)
         self.ring, self._seals = ring, seals
         self._opener = Opener(ring)
+        self._buffers: list[bytearray] = []
 
     # -- writing
 
@@ -50,15 +54,18 @@ class SealedFolderStore(FolderStore):
         """Encrypt a small object for its place in the log, and write it there."""
         if not self._seals:
             return super().append(data, put=put)
-        key = self.ring.current()
+        key, buffer = self.ring.current(), self._buffers.pop() if self._buffers else bytearray(_LARGEST)
 
         def write(segment: log.Segment) -> int | None:
             name = self.key_of("logs", segment.path)
             return segment.append_made(
-                lambda offset: seal(key, place_of(name, offset), data), sealed_bytes(len(data)), put=put
+                lambda offset: seal(key, place_of(name, offset), data, buffer), sealed_bytes(len(data)), put=put
             )
 
-        return self._append(len(data), write)
+        try:
+            return self._append(len(data), write)
+        finally:
+            self._buffers.append(buffer)
 
     def new_name(self) -> str:
         """Choose the name of a new object, which says what kind it is."""
@@ -109,30 +116,19 @@ class SealedFolderStore(FolderStore):
         return sealed_bytes(ref.length) if ref.is_sealed else ref.length
 
     def _read(self, descriptor: int, ref: BlobRef, start: int, wanted: int) -> bytes:
+        fetch = _reader(descriptor, ref)
         try:
-            return self._opener.read(
-                ref, start, wanted, lambda begin, length: read_all(descriptor, length, ref.offset + begin)
-            )
+            return self._opener.open(ref, lambda: fetch(0, HEADER_BYTES)).read(start, wanted, fetch)
         except StorageCorrupted:
             require_live(descriptor, ref)  # a small object that was erased reads as zeros
             raise
 
     def _fill(self, descriptor: int, ref: BlobRef, start: int, into: memoryview) -> bool:
-        opened = self._opener.at_hand(ref) or self._open_at_once(descriptor, ref)
-        if opened is None:
-            return False
-        begin, length = opened.extent(start, len(into))
-        if (sealed := _at_once(descriptor, ref.offset + begin, length)) is None:
-            return False
-        position = 0
-        for piece in opened.opened(start, len(into), memoryview(sealed)):
-            into[position : position + len(piece)] = piece
-            position += len(piece)
-        return not (ref.key.startswith("logs/") and log.is_erased(descriptor, ref.offset))
-
-    def _open_at_once(self, descriptor: int, ref: BlobRef) -> OpenObject | None:
-        header = _at_once(descriptor, ref.offset, HEADER_BYTES)
-        return None if header is None else self._opener.open_at_once(ref, bytes(header))
+        fetch = _reader_at_once(descriptor, ref)
+        if (opened := self._opener.at_hand(ref)) is None and (header := fetch(0, HEADER_BYTES)) is not None:
+            opened = self._opener.open_at_once(ref, bytes(header))
+        filled = opened is not None and opened.fill(start, into, fetch)
+        return filled and not (ref.key.startswith("logs/") and log.is_erased(descriptor, ref.offset))
 
 
 class _SealedWriter(FolderWriter):
@@ -157,10 +153,28 @@ class _SealedWriter(FolderWriter):
         super()._write_all(memoryview(self._sealing.finish()))
 
 
-def _at_once(descriptor: int, begin: int, length: int) -> bytearray | None:
-    """Return a range of a file if the system holds it in memory."""
-    buffer = bytearray(length)
-    try:
-        return buffer if os.preadv(descriptor, [buffer], begin, os.RWF_NOWAIT) == length else None
-    except (AttributeError, OSError):  # not this system, not this file system, not in memory
-        return None
+def _reader(descriptor: int, ref: BlobRef) -> Callable[[int, int], memoryview]:
+    """Return what reads the chunks of an object, one after the other, into the same memory."""
+    buffer = memoryview(bytearray(SEALED_CHUNK_BYTES))
+
+    def fetch(begin: int, length: int) -> memoryview:
+        with storage_errors():
+            if os.preadv(descriptor, [chunk := buffer[:length]], ref.offset + begin) != length:
+                raise OSError(errno.EIO, "the file is shorter than what was stored")
+        return chunk
+
+    return fetch
+
+
+def _reader_at_once(descriptor: int, ref: BlobRef) -> Callable[[int, int], memoryview | None]:
+    """Return the same, of what the system holds in memory."""
+    buffer = memoryview(bytearray(SEALED_CHUNK_BYTES))
+
+    def fetch(begin: int, length: int) -> memoryview | None:
+        chunk = buffer[:length]
+        try:
+            return chunk if os.preadv(descriptor, [chunk], ref.offset + begin, os.RWF_NOWAIT) == length else None
+        except (AttributeError, OSError):  # not this system, not this file system, not in memory
+            return None
+
+    return fetch

@@ -8,14 +8,13 @@ What is spooled on the way up is encrypted as well.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import obstore
 
 from imaging_ai.archive.opener import Opener, place_of, whole_chunks
 from imaging_ai.archive.orphans import Listed
 from imaging_ai.archive.s3 import S3Store, SpooledWriter, s3_errors
-from imaging_ai.archive.sealed import Sealing, seal
+from imaging_ai.archive.sealed import HEADER_BYTES, Sealing, seal
 from imaging_ai.core.blob import SEALED, BlobRef
 from imaging_ai.errors import NotFound
 from imaging_ai.keys.ring import DataKey, KeyRing
@@ -48,7 +47,7 @@ class SealedS3Store:
             return self._store.put(data)
         name = self._store.new_key() + SEALED
         sealed = seal(self.ring.current(), place_of(name, 0), memoryview(data))
-        self._store.upload(name, memoryview(sealed), len(sealed))
+        self._store.upload(name, sealed, len(sealed))
         return BlobRef(name, 0, len(data))
 
     def read(self, ref: BlobRef, start: int = 0, length: int | None = None) -> bytes:
@@ -57,7 +56,12 @@ class SealedS3Store:
             return self._store.read(ref, start, length)
         rest = max(ref.length - start, 0)
         wanted = rest if length is None else min(length, rest)
-        return self._opener.read(ref, start, wanted, partial(self._store.fetch, ref.key))
+        if wanted <= 0:
+            return b""
+        opened = self._opener.open(ref, lambda: self._store.fetch(ref.key, 0, HEADER_BYTES))
+        first, length = opened.extent(start, wanted)
+        sealed = memoryview(self._store.fetch(ref.key, first, length))
+        return opened.read(start, wanted, lambda begin, size: sealed[begin - first : begin - first + size])
 
     def stream(self, ref: BlobRef, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """Give the object in pieces."""
