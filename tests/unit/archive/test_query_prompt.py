@@ -33,16 +33,16 @@ class Searches:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._search, self._clock = Search(database, cast("Any", None), examined=10), clock
 
-    def prepared(self, level: Level = Level.STUDY, **keys: str) -> Prepared:
+    def prepared(self, keys: dict[str, str], level: Level = Level.STUDY) -> Prepared:
         return self._search.prepare(query_of(keys.items(), level, {}, frozenset([level]), 1_000))
 
-    def is_prompt(self, level: Level = Level.STUDY, **keys: str) -> bool:
-        return self._search.is_prompt(self.prepared(level, **keys))
+    def is_prompt(self, level: Level = Level.STUDY, /, **keys: str) -> bool:
+        return self._search.is_prompt(self.prepared(keys, level))
 
-    def take(self, seconds: float, times: int, **keys: str) -> None:
+    def take(self, seconds: float, times: int, /, **keys: str) -> None:
         self._clock.seconds = seconds
         for _ in range(times):
-            self._search.answer(self.prepared(**keys))
+            self._search.answer(self.prepared(keys))
 
 
 @pytest.fixture
