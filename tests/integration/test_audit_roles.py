@@ -1,9 +1,8 @@
-"""The trail of a whole server: each role says when it starts and stops, the worker anchors, and the commands agree."""
+"""The trail of a role: it says when it starts and stops, the worker anchors it, and the commands agree."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,46 +12,35 @@ import pytest
 from sqlalchemy import text
 
 from imaging_ai.cli import main
-
 from imaging_ai.db.engine import Database
-from services import free_port, wait_until
+from services import wait_until
 
 
-def test_each_role_says_when_it_starts_and_stops_and_the_trail_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    environment = {
-        **os.environ,
-        "IMAGING_AI_DATA_DIR": str(tmp_path),
-        "IMAGING_AI_DICOM_PORT": str(free_port()),
-        "IMAGING_AI_HTTP_PORT": str(free_port()),
-        "IMAGING_AI_WORKER_QUEUES": "route,delivery",
-    }
-
-    command = [sys.executable, "-m", "imaging_ai", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    command = [sys.executable, "-m", "imaging_ai", "work"]
-    worker = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    wait_until((tmp_path / "audit.anchor").exists, what="the worker has anchored the trail")
-    worker.send_signal(signal.SIGTERM)
-    worker.wait(60)
-    database = Database(f"sqlite:///{tmp_path}/imaging-ai.db")
-    with database.read() as session:
-        events = session.connection().execute(text("SELECT action, object_uid FROM audit_event ORDER BY id")).all()
-    assert [tuple(one) for one in events] == [("start-application", "work"), ("stop-application", "work")]
-
-    for name in [name for name in environment if name.startswith("IMAGING_AI_")]:
-        monkeypatch.setenv(name, environment[name])
+def test_each_role_says_when_it_starts_and_stops_and_the_trail_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IMAGING_AI_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("IMAGING_AI_WORKER_QUEUES", "route,delivery")  # no model is loaded
 
     def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main(["audit", *arguments])
         return int(ended.value.code or 0), *capfd.readouterr()
 
+    worker = subprocess.Popen([sys.executable, "-m", "imaging_ai", "work"], stderr=subprocess.DEVNULL)
+    wait_until((tmp_path / "audit.anchor").exists, what="the worker has anchored the trail")
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(60)
+
     code, said, _ = run("verify", "--json")
     assert (code, json.loads(said)["whole"], json.loads(said)["events"]) == (0, True, 2)
     _, exported, _ = run("export", "--format", "jsonl")
-    actions = [json.loads(one)["action"] for one in exported.splitlines()]
-    assert actions == ["start-application", "stop-application", "audit.export"]
+    events = [json.loads(one) for one in exported.splitlines()]
+    assert [one["action"] for one in events] == ["start-application", "stop-application", "audit.export"]
+    assert events[0]["object_uid"] == "work"
+
+    database = Database(f"sqlite:///{tmp_path}/imaging-ai.db")
     with database.engine.begin() as connection:
         connection.execute(text("DROP TRIGGER audit_event_unchanged"))
         connection.execute(text("UPDATE audit_event SET object_uid = 'wurk' WHERE id = 1"))
