@@ -44,10 +44,18 @@ def test_each_role_says_when_it_starts_and_stops_and_the_trail_is_whole(
     with database.engine.begin() as connection:
         connection.execute(text("DROP TRIGGER audit_event_unchanged"))
         connection.execute(text("UPDATE audit_event SET object_uid = 'wurk' WHERE id = 1"))
-    database.dispose()
     code, said, _ = run("verify")
     assert code == 1
     assert "event 1: the event, or the one before it, is not what was sealed" in said
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_event_kept"))
+        connection.execute(text("DELETE FROM audit_event"))
+    database.dispose()
+    code, said, _ = run("verify")
+    assert (code, "the end was cut off" in said) == (1, True), "of an empty trail, too"
+    assert run("anchor")[0] == 0
     (tmp_path / "audit.anchor").unlink()
+    assert run("verify")[0] == 0, "a trail that never had events"
+    assert run("export", "--format", "jsonl")[0] == 0
     code, _, why = run("verify")
     assert (code, "audit.anchor" in why) == (2, True)

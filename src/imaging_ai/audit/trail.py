@@ -23,6 +23,8 @@ Execute = Callable[[str, Any], Any]
 
 _KEYS = "imaging_ai_audit_keys"
 _LOCK = 7_210_312  # any number that nobody else locks
+#: As long as SQLite waits for its writer (`db.engine`): who stops in mid commit must not stop everybody for good.
+_HOLD = f"SELECT set_config('lock_timeout', '10s', true), pg_advisory_xact_lock({_LOCK})"
 _NAMES = (*COLUMNS, "hash")
 _HEAD = "SELECT id, hash FROM audit_event ORDER BY id DESC LIMIT 1"
 _PUT = f"INSERT INTO audit_event ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)})"  # noqa: S608
@@ -49,7 +51,7 @@ def append(execute: Execute, events: Sequence[Event], keys: Keyring, *, shared: 
     `shared` is whether others may write to the database at the same time (PostgreSQL, READ COMMITTED).
     """
     if shared:
-        execute(f"SELECT pg_advisory_xact_lock({_LOCK})", {})
+        execute(_HOLD, {})
     last = execute(_HEAD, {}).fetchone()
     number, previous = last or (0, GENESIS)
     rows = []

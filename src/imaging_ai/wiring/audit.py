@@ -59,9 +59,10 @@ def export_audit(settings: Settings, search: Search, form: Format, *, actor: str
 def verify_audit(settings: Settings, path: Path | None = None, *, anchored: bool = True) -> Report:
     """Verify the trail, and its end against the anchors of a file (that of the settings)."""
     database, keys = make_current_database(settings), open_keys(settings.audit_key_path)
+    path = path or settings.audit_anchor_path
     anchors: Iterable[Anchor | None] = ()
-    if anchored and head(database) is not None:
-        anchors = anchors_in(path or settings.audit_anchor_path)
+    if anchored and (path.exists() or head(database) is not None):  # a trail without events may have had some
+        anchors = anchors_in(path)
     return verify(database, keys, anchors)
 
 

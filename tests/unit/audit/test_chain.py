@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from imaging_ai import audit
+from imaging_ai.audit import trail
 from imaging_ai.audit.anchor import Anchor, anchor, anchors_in
 from imaging_ai.audit.event import COLUMNS
 from imaging_ai.audit.keys import Keyring
@@ -19,7 +20,7 @@ from imaging_ai.audit.trail import attach, head
 from imaging_ai.audit.verify import Report, verify
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import ConfigError
+from imaging_ai.errors import ConfigError, DatabaseUnavailable
 
 KEYS = Keyring.of(b"k" * 32)
 WRITERS, EACH = 8, 1_250
@@ -142,6 +143,22 @@ def test_odd_characters_are_kept_as_every_database_can() -> None:
     assert (
         audit.event("send", object_type="x", object_uid="1", actor="nul \0, half \ud800, ö").actor == "nul �, half ?, ö"
     )
+
+
+@pytest.mark.service
+def test_who_stops_in_mid_commit_stops_others_for_a_while_and_not_for_good(
+    urls: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = open_database(urls("postgresql"))
+    monkeypatch.setattr(trail, "_HOLD", trail._HOLD.replace("10s", "50ms"))
+    with database.write() as session:
+        audit.record(session, "send", object_type="instance", object_uid="1")
+        session.connection().execute(text(trail._HOLD))
+        with pytest.raises(DatabaseUnavailable):
+            write(database)
+    write(database)
+    assert checked(database).last == 2
+    database.dispose()
 
 
 # -- changed
