@@ -23,7 +23,7 @@ from imaging_ai.archive.frames import FrameTable
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import InputError, NotFound, UnavailableError
+from imaging_ai.errors import InputError, NotFound, StorageCorrupted, UnavailableError
 
 __all__ = ["LOST", "Describer"]
 
@@ -157,11 +157,11 @@ class Describer:
             return make_document(
                 lambda start, length: self._store.read(blob, start, length), blob.length, row["sop_instance_uid"]
             )
-        except UnavailableError:
-            raise
-        except NotFound:
+        except (NotFound, StorageCorrupted):
             _log.error("no document of instance %s: its bytes are lost", row["sop_instance_uid"])
             return _from_index(row, LOST)
+        except UnavailableError:
+            raise
         except InputError as error:
             return _from_index(row, error.message)
         except Exception as error:  # noqa: BLE001 - the edge to bytes that strangers wrote: one instance must not stop the others

@@ -80,6 +80,7 @@ def convert_storage(settings: Settings, progress: Progress, *, seals: bool, keep
             for batch in conversion.run():
                 objects, done = objects + batch.objects, done + batch.bytes
                 progress(done, max(left.bytes, done))
+                archive.remove_deleted()  # what is due: there need not be room for all of it twice
             if objects == before:
                 break
         if objects:

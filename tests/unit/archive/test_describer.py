@@ -14,13 +14,14 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from imaging_ai.archive.blobs import FolderStore
-from imaging_ai.archive.describer import Describer
+from imaging_ai.archive.describer import LOST, Describer
 from imaging_ai.archive.document import unpack_json
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import NotFound, StorageUnavailable
+from sealing import open_folder
 
 TS = "1.2.840.10008.1.2.5"
 
@@ -243,3 +244,14 @@ def test_an_instance_committed_late_under_an_earlier_id_is_still_found(archive: 
     archive.run("DELETE FROM instance_document WHERE instance_id = 130")
     assert describer.describe_pending() == 1
     assert 25 in archive.documents()
+
+
+def test_a_damaged_instance_holds_up_no_other(archive: Archive, file: bytes, tmp_path: Path) -> None:
+    archive.store = open_folder("sealed", tmp_path / "objects")
+    _, damaged, _ = (one.blob for one in archive.add(file, file, file))
+    with archive.store.path(damaged).open("r+b") as segment:
+        segment.seek(damaged.offset + 300)
+        segment.write(bytes(8))
+    assert Describer(archive.database, archive.store).describe_pending() == 3
+    errors = [error for _, error in archive.documents().values()]
+    assert errors == ["", LOST, ""]
