@@ -51,7 +51,10 @@ class Explained:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Subject:
-    """What is to be explained: a finding, or a class; `channel` is its place in the network's answer."""
+    """What is to be explained: a finding, or a class; `channel` is its place in the network's answer.
+
+    `instances` are the SOP Instance UIDs of which a class is said, all when empty.
+    """
 
     label: str
     identifier: str
@@ -59,6 +62,7 @@ class _Subject:
     channel: int
     activation: str
     finding: Finding | None = None
+    instances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,8 +146,13 @@ def _subjects(
     ]
     if classifier := entry.classifier:
         activation = activation_of(model, classifier)
-        whole = [one for one in evaluations if not one.instances]  # its slices are those of the instances
-        said = [one for one in whole if one.present or options.when == "always"]
+        each = options.instances and any(one.instances for one in evaluations)
+        said = [
+            one
+            for one in evaluations
+            if (bool(one.instances) == each or one.tracking_identifier in options.targets)
+            and (one.present or options.when == "always")
+        ]
         subjects += [
             _Subject(
                 one.description.label,
@@ -151,10 +160,11 @@ def _subjects(
                 one.tracking_uid,
                 classifier.values[classifier.classes.index(one.description)],
                 activation,
+                instances=one.instances,
             )
             for one in sorted(said, key=lambda one: -one.probability)
         ]
-    return [one for one in subjects if not options.targets or one.label in options.targets]
+    return [one for one in subjects if not options.targets or {one.label, one.identifier} & set(options.targets)]
 
 
 def _activation(model: LoadedModel) -> str:
@@ -223,10 +233,11 @@ def _target(subject: _Subject) -> str:
 def _extent(view: _View, piece: _Piece) -> dict[str, str]:
     """Say which part of the image it was, where it was not the whole."""
     told = {}
-    if any(side.stop - side.start < size for side, size in zip(piece.window, view.shape, strict=True)):
-        size = " x ".join(str(side.stop - side.start) for side in piece.window)
+    sides = [(side, size) for side, size in zip(piece.window, view.shape, strict=True) if isinstance(side, slice)]
+    if any(side.stop - side.start < size for side, size in sides):
+        size = " x ".join(str(side.stop - side.start) for side, _ in sides)
         told["within"] = f"{len(view.pieces)} window{'s'[: len(view.pieces) > 1]} of {size} around it"
-    if view.plane is not None:
+    if view.plane is not None or len(sides) < len(piece.window):
         told["within"] = f"at most {_MOST_PLANES} slices, each on its own"
     return told
 
@@ -250,16 +261,11 @@ def _randomised(network: torch.nn.Module, piece: _Piece, method: Method, options
 
 
 def _views(model: LoadedModel, volumes: Mapping[str, Volume], subject: _Subject) -> Iterator[_View]:
-    """Yield what the network is given for a subject, with the piece that says most first.
-
-    Raises
-    ------
-    ModelFailed
-        If the network reads slices and the bundle cuts them from a volume itself.
-    """
-    if model.reads_planes and not model.planar:
-        raise ModelFailed("its network reads slices that the bundle's inferer cuts from the volume")
+    """Yield what the network is given for a subject, with the piece that says most first."""
     given: Any = volumes if model.entry.inputs else next(iter(volumes.values()))
+    if model.reads_planes and model.slice_axis is not None:
+        yield _cut(model, model.prepare(given), subject, model.slice_axis)
+        return
     if not model.planar:
         yield _view(model, model.prepare(given), subject, None)
         return
@@ -279,6 +285,8 @@ def _planes(model: LoadedModel, given: Any, subject: _Subject) -> list[int]:
         index = classifier.values.index(subject.channel)
         activation = activation_of(model, classifier)
         weight = probabilities(scores(model, given), classifier, activation)[:, index]
+        sources = next(iter(given.values()) if isinstance(given, Mapping) else iter([given])).sources
+        weight = weight * [not subject.instances or one.sop_instance_uid in subject.instances for one in sources]
     return [int(k) for k in np.argsort(-weight, kind="stable")[:_MOST_PLANES] if weight[k] > 0]
 
 
@@ -294,15 +302,44 @@ def _view(model: LoadedModel, prepared: Prepared, subject: _Subject, plane: int 
     inputs, pads = fitted(prepared.inputs, roi)
     mask, _ = fitted(_mask(subject.finding, prepared, plane), roi)
     pieces = [
-        _Piece(
-            inputs[(slice(None), slice(None), *window)],
-            region_score(subject.channel, mask[window]),
-            region_score(subject.channel, mask[window], subject.activation),
-            window,
-        )
-        for window in (windows_over(mask, roi) if mask.any() else [])
+        _piece(inputs, mask, subject, window, window) for window in (windows_over(mask, roi) if mask.any() else [])
     ]
     return _View(prepared, pads, tuple(inputs.shape[2:]), tuple(pieces), plane)
+
+
+def _cut(model: LoadedModel, prepared: Prepared, subject: _Subject, axis: int) -> _View:
+    """Cut an image as a SliceInferer does, across `axis`, in those slices where a finding is largest.
+
+    Raises
+    ------
+    ModelFailed
+        If it is no finding that is explained.
+    """
+    if subject.finding is None:
+        raise ModelFailed("a class is explained by what a network is given, and not by slices that its inferer cuts")
+    sizes = [size for k, size in enumerate(prepared.inputs.shape[2:]) if k != axis]
+    roi = fall_back_tuple(model.window, sizes) if model.window else tuple(sizes)
+    padded = (*roi[:axis], 1, *roi[axis:])
+    inputs, pads = fitted(prepared.inputs, padded)
+    mask, _ = fitted(_mask(subject.finding, prepared, None), padded)
+    areas = mask.sum([k for k in range(mask.ndim) if k != axis])
+    pieces = [
+        _piece(inputs.select(2 + axis, k), flat, subject, window, (*window[:axis], k, *window[axis:]))
+        for k in areas.argsort(descending=True, stable=True)[:_MOST_PLANES].tolist()
+        if (flat := mask.select(axis, k)).any()
+        for window in windows_over(flat, roi)
+    ]
+    return _View(prepared, pads, tuple(inputs.shape[2:]), tuple(pieces), None)
+
+
+def _piece(inputs: torch.Tensor, mask: torch.Tensor, subject: _Subject, window: Window, placed: Window) -> _Piece:
+    """Take a window of an image and of what was found in it; `placed` is where that lies in what is explained."""
+    return _Piece(
+        inputs[(slice(None), slice(None), *window)],
+        region_score(subject.channel, mask[window]),
+        region_score(subject.channel, mask[window], subject.activation),
+        placed,
+    )
 
 
 def _mask(finding: Finding, prepared: Prepared, plane: int | None) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import torch
 from pydicom import Dataset
 
 import encoded
@@ -89,6 +91,50 @@ def test_a_network_of_slices_is_explained_in_those_where_the_class_is_most_proba
     assert told["slices"] == [8, 4]  # type: ignore[index]
     (values,) = (encoded.read(one).pixel_array for one in analysis.objects if one.kind == "PM")
     assert set(zip(*map(list, np.nonzero(values)), strict=True)) == {(7, 2, 1), (3, 5, 4)}
+
+
+@pytest.mark.parametrize("axis", [2, 0], ids=["the slices of the series", "across them"])
+def test_slices_that_the_bundles_inferer_cuts_are_explained_each_on_its_own(tmp_path: Path, axis: int) -> None:
+    bundle = phantoms.threshold_bundle(tmp_path / "cut")
+    file = bundle / "configs" / "inference.json"
+    network = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 2, "kernel_size": 1}
+    inferer = {"_target_": "SliceInferer", "roi_size": [14, 18], "spatial_dim": axis, "overlap": 0.25}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "network_def": network, "inferer": inferer}))
+    weight = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
+    torch.save({"weight": weight, "bias": torch.tensor([0.0, -150.0])}, bundle / "models" / "model.pt")
+    model, volume = load_bundle(read_model(bundle)), volume_of(CORNER, orientation=phantoms.OBLIQUE)
+    findings = find(model.predict(volume), volume, model.entry, "1.2.3")
+    (one,) = explain(model, {"image": volume}, findings, (), GRADIENTS).explanations
+    marked, mask = one.map.values > 0.3, findings[0].mask
+    assert not (marked & ~mask).any()
+    taken = marked.any((0, 1)) if axis == 0 else marked.any((1, 2))
+    assert taken.sum() == (8 if axis == 0 else 3), "eight slices at most, and all of fewer"
+    assert np.array_equal(marked[..., taken], mask[..., taken]) if axis == 0 else np.array_equal(marked, mask)
+    assert one.parameters["within"] == "at most 8 slices, each on its own"
+
+
+@pytest.mark.parametrize(
+    ("asked", "explained"),
+    [
+        ("instances = true", {"Bright, image 8": [8], "Bright, image 4": [4]}),
+        ('targets = ["Bright, image 4"]', {"Bright, image 4": [4]}),
+        ("", {"Bright": [8, 4]}),
+    ],
+    ids=["all that are present", "one by its name", "the series"],
+)
+def test_an_image_can_be_explained_by_itself(tmp_path: Path, asked: str, explained: dict[str, list[int]]) -> None:
+    toml = DICOM_TOML.replace('"series"', '"instance"')
+    toml += f'\n[explain]\nmethods = ["integrated-gradients"]\nchecks = []\n{asked}\n'
+    model = load_bundle(read_model(brightness_bundle(tmp_path / "model", (5, 6), dicom_toml=toml)))
+    image = bright_slices([0.0] * 12)
+    image[7, 2, 1], image[3, 5, 4] = 900, 600
+    analysis = analysed(model, image, None)
+    told = analysis.provenance["explanations"]
+    assert isinstance(told, list)
+    assert {one["of"]: one["slices"] for one in told} == explained
+    (report,) = (encoded.read(one) for one in analysis.objects if one.kind == "SR")
+    maps = {str(encoded.read(one).SOPInstanceUID) for one in analysis.objects if one.kind == "PM"}
+    assert maps <= {uid for item in walked(report) if concept(item) == "130401" for uid in referenced(item)}
 
 
 def test_what_is_absent_is_explained_only_where_always_is_asked_for(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ class Explaining(Table, frozen=True):
 
     `layer` is the one that Grad-CAM looks at, by its name in the network; `steps` are the points on the path of
     integrated gradients, `occlusions` the patches that occlusion covers. `baseline` stands for "nothing there".
-    `memory_gb` bounds what a batch of passes may take. `targets` are the labels to explain, all when empty.
+    `memory_gb` bounds what a batch of passes may take. `targets` are the labels to explain, all when empty, or the
+    tracking identifiers. `instances` explains each image that a classifier speaks of by itself, and not the series.
     """
 
     methods: tuple[Method, ...] = ()
@@ -35,6 +36,7 @@ class Explaining(Table, frozen=True):
     checks: tuple[Check, ...] = ("faithfulness",)
     kinds: tuple[Literal["PM", "SC", "KO"], ...] = ("PM", "SC", "KO")
     targets: tuple[str, ...] = ()
+    instances: bool = False
     memory_gb: Annotated[float, msgspec.Meta(gt=0)] = 3.0
 
     @property

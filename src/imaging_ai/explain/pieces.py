@@ -10,7 +10,8 @@ import torch
 
 __all__ = ["Window", "fitted", "unfitted", "windows_over"]
 
-Window = tuple[slice, ...]
+#: Where a part of an image lies; a number for the axis across which it is a slice.
+Window = tuple[slice | int, ...]
 
 
 def fitted(image: torch.Tensor, sizes: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
