@@ -86,6 +86,8 @@ class LoadedModel:
         self.window: Sequence[int] | None = getattr(parts.inferer, "roi_size", None)
         self.reads_planes = _is_planar(self.network)  # each slice by itself, whoever cuts the volume up
         self.planar = self.reads_planes and not isinstance(parts.inferer, SliceInferer)
+        #: Across which axis of the image its inferer cuts the slices, where that does it.
+        self.slice_axis: int | None = parts.inferer.spatial_dim if isinstance(parts.inferer, SliceInferer) else None
 
     @property
     def steps_after(self) -> Sequence[Any]:
