@@ -10,9 +10,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import text
@@ -65,12 +65,37 @@ _DOCUMENTS = "SELECT instance_id, metadata_json FROM instance_document WHERE ins
 _STILL = text("SELECT 1 FROM instance WHERE sop_instance_uid = :instance AND blob_key = :key AND blob_offset = :offset")
 
 
-@dataclass(frozen=True, slots=True)
 class Listed:
-    """An instance of the index, and the number of its row."""
+    """An instance of the index: a row, of which most readers want little, so that `instance` is made when asked for."""
 
-    id: int
-    instance: StoredInstance
+    __slots__ = ("_instance", "_row")
+
+    def __init__(self, row: tuple[Any, ...]) -> None:
+        self._row = row
+        self._instance: StoredInstance | None = None
+
+    @property
+    def id(self) -> int:
+        """The number of its row."""
+        return int(self._row[0])
+
+    @property
+    def series(self) -> tuple[str, str]:
+        """Its Study and Series Instance UID."""
+        return self._row[4], self._row[5]
+
+    @property
+    def content(self) -> str:
+        """What says which bytes of storage it has."""
+        return f"{self._row[7]} {self._row[8]}"
+
+    @property
+    def instance(self) -> StoredInstance:
+        """What the index knows of it."""
+        if self._instance is None:
+            instance, sop_class, syntax, study, series, number, *blob = self._row[1:]
+            self._instance = StoredInstance(instance, sop_class, syntax, study, series, number, BlobRef(*blob))
+        return self._instance
 
 
 class Retriever:
@@ -81,7 +106,7 @@ class Retriever:
         self._reader = Reader(database)
         # asked once: the type of a store takes longer to tell than a frame to read
         self._near = store if isinstance(store, NearStore) else None
-        self._unchanged = Unchanged(database, _ONE_AT_ONCE, _listed) if self._near and database.is_sqlite else None
+        self._unchanged = Unchanged(database, _ONE_AT_ONCE, Listed) if self._near and database.is_sqlite else None
         self._lock = threading.Lock()
         self._layouts: OrderedDict[tuple[int, str, int, int], Layout] = OrderedDict()
         self._weight = 0
@@ -101,7 +126,7 @@ class Retriever:
         if not rows:
             shelved(self._database, study, series, instance)  # says whether it was ever here
             raise NotFound("no such instances are held here")
-        return tuple([_listed(row) for row in rows])
+        return tuple(map(Listed, rows))
 
     def _rows(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
         with self._reader.open() as reading:
@@ -119,8 +144,7 @@ class Retriever:
         listed = None if self._unchanged is None else self._unchanged.get(instance)
         if listed is None:
             return None
-        one = listed.instance
-        return listed if (one.study_instance_uid, one.series_instance_uid) == (study, series) else None
+        return listed if listed.series == (study, series) else None
 
     def at_once(self, study: str, series: str, instance: str) -> tuple[Layout, Fill] | None:
         """Return the layout of an instance, if it is remembered, and what reads it; None as `one_at_once`."""
@@ -222,7 +246,7 @@ class Retriever:
         """
         with self._reader.open() as reading:
             packed = dict(reading.by_ids(_DOCUMENTS, [one.id for one in listed]))
-        for (study, series), of_series in groupby(listed, _place):
+        for (study, series), of_series in groupby(listed, attrgetter("series")):
             address = f"{root}/studies/{study}/series/{series}/".encode()
             for one in of_series:
                 if one.id in packed:
@@ -234,16 +258,7 @@ class Retriever:
                     continue
 
 
-def _place(one: Listed) -> tuple[str, str]:
-    return one.instance.study_instance_uid, one.instance.series_instance_uid
-
-
 def _key(listed: Listed) -> tuple[int, str, int, int]:
     """Return what determines the layout of an instance, as something that is compared quickly."""
     blob = listed.instance.blob
     return listed.id, blob.key, blob.offset, blob.length
-
-
-def _listed(row: tuple[Any, ...]) -> Listed:
-    instance, sop_class, syntax, study, series, number, *blob = row[1:]
-    return Listed(row[0], StoredInstance(instance, sop_class, syntax, study, series, number, BlobRef(*blob)))

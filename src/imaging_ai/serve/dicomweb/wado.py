@@ -119,6 +119,6 @@ class _Reader:
             answer = answering()
         except NotDicom as error:  # it is what is stored that cannot be understood, not the request
             raise NotAcceptable(f"it can be given only as it is stored: {error.message}") from error
-        for series, count in Counter(one.instance.series_instance_uid for one in found).items():
+        for (_, series), count in Counter([one.series for one in found]).items():
             self._parts.accesses.note(request, action, "series", series, count)
         return answer

@@ -10,7 +10,6 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import islice
 
 import imagecodecs
@@ -52,7 +51,7 @@ class MetadataAnswers:
         """Answer with the metadata of instances. Raises `NotAcceptable`."""
         media_type = choose(request, (DICOM_JSON, MULTIPART_XML, JSON))
         base = base_url(request)
-        etag = etag_of(base, media_type, *(f"{one.instance.blob.key} {one.instance.blob.offset}" for one in listed))
+        etag = etag_of(base, media_type, *[one.content for one in listed])
         headers = {"ETag": etag, "Vary": "Accept, Accept-Encoding"}
         if not_modified(request, etag):
             return Response(b"", status_code=304, headers=headers)
@@ -75,9 +74,7 @@ class MetadataAnswers:
             if (known := self._bodies.get(key)) is not None:
                 self._bodies.move_to_end(key)
                 return known
-        written = BytesIO()  # which hands over what it has gathered without copying it
-        written.writelines(self._json(listed, base))
-        body = written.getvalue()
+        body = b"".join(self._json(listed, base))
         if coding == "zstd":
             body = bytes(imagecodecs.zstd_encode(body, 1))
         elif coding == "gzip":
