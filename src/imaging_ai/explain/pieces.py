@@ -39,7 +39,7 @@ def windows_over(mask: torch.Tensor, sizes: Sequence[int], most: int = 8) -> lis
     starts = [
         _starts(first, last, size, whole) for first, last, size, whole in zip(low, high, sizes, mask.shape, strict=True)
     ]
-    windows = [
+    windows: list[Window] = [
         tuple(slice(start, start + size) for start, size in zip(corner, sizes, strict=True))
         for corner in itertools.product(*starts)
     ]
