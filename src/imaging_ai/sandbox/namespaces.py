@@ -37,7 +37,7 @@ def isolate() -> None:
 
 
 def mount_scratch(folder: Path, size: int) -> None:
-    """Put a file system of `size` bytes in memory over a folder, for this process alone.
+    """Put a file system of `size` bytes in memory over a folder, for this process alone, and go there.
 
     Raises
     ------
@@ -50,6 +50,7 @@ def mount_scratch(folder: Path, size: int) -> None:
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, f"size={size},nr_inodes=4096,mode=0700".encode()):
         raise OSError(ctypes.get_errno(), "mount")
+    os.chdir(folder)
 
 
 def drop_capabilities() -> None:

@@ -1,0 +1,180 @@
+"""A hostile model on a real runner: what it tries fails, costs its own attempt, and the next honest job completes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import intruder
+import phantoms
+from imaging_ai import config, wiring
+from imaging_ai.core.job import Failure, Job, JobState
+from imaging_ai.queue.ledger import Ledger
+from imaging_ai.worker.child import Interrupt, Runner
+from imaging_ai.worker.messages import PipelineSpec
+from ledgers import claim, schedule
+from services import wait_until
+from shelf import keep
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the walls are those of Linux")
+
+SETTINGS = """
+[models]
+allow_scripts = true
+shipped = false
+[worker]
+device = "cpu"
+threads = 1
+memory_limit_mb = 1500
+"""
+#: A network that does what the brightest voxel of the image says.
+NET = """
+import json, os, pathlib
+import torch
+from scripts import intruder
+
+class Net(torch.nn.Conv3d):
+    def __init__(self):
+        super().__init__(1, 2, 1)
+
+    def forward(self, image):
+        wish = round(float(image.max()))
+        if wish == 1001:
+            targets = json.loads((pathlib.Path(intruder.__file__).parent / "targets.json").read_text())
+            left = [str(one) for one in pathlib.Path(".").glob("left*")]
+            pathlib.Path("left behind").write_text("Doe^Jane")
+            found = intruder.outcomes(targets | {"parent": os.getppid()})
+            done = sorted(name for name, outcome in found.items() if outcome == "done")
+            raise RuntimeError(f"done {done}, left {left}")
+        if wish == 1002:
+            intruder.crash()
+        if wish == 1003:
+            intruder.eat_unseen()
+        if wish == 1004:
+            intruder.hang()
+        return super().forward(image)
+"""
+PROBE, CRASH, EAT, HANG, NOTHING = 1001.0, 1002.0, 1003.0, 1004.0, 300.0
+
+
+class Site:
+    """A runner on settings of its own, a hostile bundle, and a database whose name that bundle knows."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "imaging-ai.toml").write_text(SETTINGS)
+        self.settings = config.load(folder / "imaging-ai.toml", {"IMAGING_AI_DATA_DIR": str(folder / "data")})
+        self.database = wiring.make_current_database(self.settings)
+        self.archive = wiring.make_archive(self.settings, self.database)
+        self.ledger = Ledger(self.database)
+        models = self.settings.data_path / "models"
+        targets = {"secret": str(self.settings.data_path / "imaging-ai.db"), "folder": str(models), "port": "9"}
+        self._make_hostile(models / "hostile", targets | {"socket": str(folder / "socket")})
+        phantoms.threshold_bundle(models / "threshold")
+        self.catalog = wiring.make_catalog(self.settings)
+        self.runner = Runner(PipelineSpec("imaging_ai.wiring:make_pipeline", self.settings))
+
+    def _make_hostile(self, bundle: Path, targets: dict[str, str]) -> None:
+        phantoms.threshold_bundle(bundle)
+        scripts = bundle / "scripts"
+        scripts.mkdir()
+        (scripts / "__init__.py").write_text("")
+        (scripts / "net.py").write_text(NET)
+        (scripts / "targets.json").write_text(json.dumps(targets))
+        (scripts / "intruder.py").write_text(Path(intruder.__file__).read_text())
+        inference = bundle / "configs" / "inference.json"
+        inference.write_text(
+            json.dumps(json.loads(inference.read_text()) | {"network_def": {"_target_": "scripts.net.Net"}})
+        )
+
+    def run(
+        self, wish: float, model: str = "hostile", *, digest: str = "", seconds: float = 60.0
+    ) -> tuple[Job, Failure | Interrupt | None]:
+        """Run one attempt on an image that has a wish; start a runner if there is none."""
+        if not self.runner.alive:
+            assert self.runner.start() is None
+        series = phantoms.series(phantoms.ball((6, 20, 20)) * (wish / 300.0), name=f"{model} {time.monotonic()}")
+        for ds in series:
+            keep(self.archive, phantoms.to_bytes(ds))
+        schedule(
+            self.ledger,
+            study_instance_uid=str(series[0].StudyInstanceUID),
+            series_instance_uids=(str(series[0].SeriesInstanceUID),),
+            inputs=tuple(str(ds.SOPInstanceUID) for ds in series),
+            model=model,
+            model_digest=digest or self.catalog.get(model).digest,
+        )
+        job = claim(self.ledger)
+        deadline = time.monotonic() + seconds
+        check = lambda: Interrupt.CANCELLED if time.monotonic() > deadline else None  # noqa: E731
+        end = self.runner.run(job, lambda _percent, _stage: None, check)
+        if isinstance(end, Failure):
+            self.ledger.fail(job.id, job.attempt, end)
+        return self.ledger.get(job.id), end
+
+    def model_process(self) -> int:
+        """The process that the runner has started for its models."""
+        (pid,) = Path(f"/proc/{self.runner.pid}/task/{self.runner.pid}/children").read_text().split()
+        return int(pid)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(tmp_path_factory.mktemp("site"))
+    yield made
+    made.runner.kill()
+    made.archive.close()
+    made.database.dispose()
+
+
+def test_a_model_s_own_code_can_do_nothing_but_answer(site: Site) -> None:
+    for _ in range(2):
+        _, end = site.run(PROBE)
+        assert isinstance(end, Failure) and end.code == "model-failed"
+        assert "done [], left []" in end.reason, "nor does it find what the job before has left"
+    assert site.run(NOTHING)[0].state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("wish", "code", "said"),
+    [(CRASH, "model-process-died", "SIGSEGV"), (EAT, "model-out-of-memory", "grew to")],
+)
+def test_a_model_that_crashes_or_grows_costs_one_attempt(site: Site, wish: float, code: str, said: str) -> None:
+    if not site.runner.alive:
+        site.runner.start()
+    runner, before = site.runner.pid, site.model_process()
+    _, end = site.run(wish)
+    assert isinstance(end, Failure) and (end.code, end.permanent) == (code, False)
+    assert said in end.reason
+    assert site.run(NOTHING)[0].state is JobState.COMPLETED
+    assert site.runner.pid == runner, "who holds the database never noticed"
+    assert site.model_process() != before
+
+
+def test_another_model_does_not_run_where_its_code_has_run(site: Site) -> None:
+    assert site.run(NOTHING)[0].state is JobState.COMPLETED
+    before = site.model_process()
+    job, _ = site.run(NOTHING, "threshold")
+    assert job.state is JobState.COMPLETED
+    after = site.model_process()
+    assert after != before
+    assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
+    assert site.model_process() == after, "it stays warm"
+
+
+def test_a_bundle_that_was_changed_since_is_refused_and_says_so(site: Site) -> None:
+    _, end = site.run(NOTHING, "threshold", digest="0" * 64)
+    assert isinstance(end, Failure) and (end.code, end.permanent) == ("bundle-invalid", True)
+    assert "the job wants 000000000000: its files were changed" in end.reason
+
+
+def test_a_model_that_hangs_ends_with_its_runner(site: Site) -> None:
+    site.run(NOTHING)
+    model = site.model_process()
+    _, end = site.run(HANG, seconds=1.0)
+    assert end is Interrupt.CANCELLED
+    wait_until(lambda: not Path(f"/proc/{model}").exists())
