@@ -1,11 +1,13 @@
 """Reading PDUs from a socket into one buffer, without copying what passes through (PS3.8 section 9.3).
 
-Time-outs are the kernel's (SO_RCVTIMEO), so that a read is one system call; over TLS they are Python's, whose `ssl`
-tries again for ever after the kernel's.
+Time-outs are the kernel's (SO_RCVTIMEO), so that a read is one system call. Over TLS they are Python's, whose `ssl`
+would try again for ever after the kernel's, and whoever waits looks up now and then: half a socket is none for TLS.
 """
 
 from __future__ import annotations
 
+import logging
+import select
 import socket
 import ssl
 import struct
@@ -13,9 +15,11 @@ import time
 
 from imaging_ai.receive.pdu import AbortReason, MalformedPdu
 
-__all__ = ["PduReader", "PeerGone"]
+__all__ = ["PduReader", "PeerGone", "reader_of"]
 
+_log = logging.getLogger(__name__)
 _BUFFER_BYTES = 256 << 10
+_LOOK_EVERY_MS = 250
 _HEADER = struct.Struct(">BBI")
 _PDV_HEADER = struct.Struct(">IBB")
 
@@ -43,12 +47,16 @@ class PduReader:
     def set_timeout(self, seconds: float) -> None:
         """Change how long to wait for the peer, in both directions."""
         self._timeout = seconds
-        if isinstance(self._sock, ssl.SSLSocket):
-            self._sock.settimeout(seconds)
-            return
         interval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+
+    def interrupt(self) -> None:
+        """Have another thread that waits here give up; the peer can still be written to."""
+        try:
+            self._sock.shutdown(socket.SHUT_RD)
+        except OSError:
+            _log.debug("the association ended by itself")
 
     def header(self) -> tuple[int, int]:
         """Return type and length of the next PDU."""
@@ -100,7 +108,7 @@ class PduReader:
 
     def _receive(self) -> None:
         try:
-            received = self._sock.recv_into(self._view[self._end :])
+            received = self._fill(self._view[self._end :])
         except (BlockingIOError, TimeoutError):
             raise PeerGone("nothing came for too long") from None
         except OSError as error:
@@ -110,3 +118,38 @@ class PduReader:
         self._end += received
         if self._deadline and time.monotonic() > self._deadline:
             raise PeerGone("a PDU took too long")
+
+    def _fill(self, view: memoryview) -> int:
+        return self._sock.recv_into(view)
+
+
+class _TlsReader(PduReader):
+    """The same over TLS."""
+
+    def __init__(self, sock: ssl.SSLSocket, timeout: float) -> None:
+        self._tls = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._interrupted = False
+        super().__init__(sock, timeout)
+
+    def set_timeout(self, seconds: float) -> None:
+        self._timeout = seconds
+        self._tls.settimeout(seconds)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def _fill(self, view: memoryview) -> int:
+        end = time.monotonic() + self._timeout
+        while not self._interrupted:
+            if self._tls.pending() or self._poll.poll(_LOOK_EVERY_MS):
+                return self._tls.recv_into(view)
+            if time.monotonic() > end:
+                raise TimeoutError
+        raise PeerGone("this server stops")
+
+
+def reader_of(sock: socket.socket, timeout: float) -> PduReader:
+    """Return a reader of a connection, with TLS or without."""
+    return _TlsReader(sock, timeout) if isinstance(sock, ssl.SSLSocket) else PduReader(sock, timeout)

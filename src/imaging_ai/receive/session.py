@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 
 from imaging_ai.archive.archive import Archive, Visit
 from imaging_ai.receive.allowance import Allowance
@@ -16,7 +17,7 @@ from imaging_ai.receive.intake import SUCCESS, Incoming, Outcome
 from imaging_ai.receive.negotiation import AcceptedContext
 from imaging_ai.receive.pdu import RELEASE_RESPONSE, AbortReason, MalformedPdu, PduType, abort
 from imaging_ai.receive.policy import AssociationPolicy
-from imaging_ai.receive.reader import PduReader, PeerGone
+from imaging_ai.receive.reader import PeerGone, reader_of
 
 __all__ = ["StorageSession"]
 
@@ -48,7 +49,7 @@ class StorageSession:
         self._visit = visit
         self._peer_max_pdu_bytes = peer_max_pdu_bytes
         self._allowance = allowance
-        self._reader = PduReader(sock, policy.idle_seconds)
+        self._reader = reader_of(sock, policy.idle_seconds)
         self._max_pdu_bytes = max(policy.max_pdu_bytes, _MAX_PDU_BYTES)
         self._command_bytes = bytearray()
         self._context_id = 0
@@ -65,10 +66,7 @@ class StorageSession:
         """End the association: between two messages, or `at_once` in the middle of one."""
         self._stopping = True
         if at_once or self.is_idle:
-            try:
-                socket.socket.shutdown(self._sock, socket.SHUT_RD)  # SSLSocket's own would drop TLS, not the reading
-            except OSError:
-                _log.debug("the association ended by itself")
+            self._reader.interrupt()
 
     def run(self) -> bool:
         """Serve until the end; True when the peer released the association."""
@@ -76,10 +74,10 @@ class StorageSession:
             return self._serve()
         except MalformedPdu as error:
             _log.warning("association with %s aborted: %s", self._visit.source, error)
-            self._send(abort(error.reason))
+            self._abort(error.reason)
         except PeerGone as error:
             if self._stopping:
-                self._send(abort(AbortReason.NOT_SPECIFIED))
+                self._abort(AbortReason.NOT_SPECIFIED)
             else:
                 _log.warning("association with %s ended without release: %s", self._visit.source, error)
         finally:
@@ -102,7 +100,7 @@ class StorageSession:
                 raise MalformedPdu(AbortReason.UNEXPECTED_PDU, f"unexpected PDU of type {kind}")
             else:
                 raise MalformedPdu(AbortReason.UNRECOGNIZED_PDU, f"unrecognized PDU of type {kind}")
-        self._send(abort(AbortReason.NOT_SPECIFIED))
+        self._abort(AbortReason.NOT_SPECIFIED)
         return False
 
     def _p_data(self, room: int) -> None:
@@ -174,6 +172,10 @@ class StorageSession:
         if command.field != C_CANCEL:
             answer = response(command, outcome.status, outcome.comment)
             self._send(response_pdus(self._context_id, answer, self._peer_max_pdu_bytes))
+
+    def _abort(self, reason: int) -> None:
+        with suppress(PeerGone):  # then there is nobody to tell
+            self._send(abort(reason))
 
     def _send(self, data: bytes) -> None:
         try:
