@@ -171,10 +171,12 @@ class StorageScp:
         except MalformedPdu as error:
             self._refusals.note("no-association-request", where)
             _abort(connection, error.reason)
+        except ssl.SSLEOFError:
+            _log.debug("a connection from %s ended before its handshake did", where)
         except ssl.SSLError as error:
             self._refusals.note(f"tls-{(error.reason or 'failed').lower().replace('_', '-')}", where)
         except OSError as error:
-            _log.info("a connection from %s broke (%s)", where, type(error).__name__)
+            _log.debug("a connection from %s broke (%s)", where, type(error).__name__)
         except Exception:  # noqa: BLE001 - the edge of a connection's thread: the server lives on
             _log.exception("a connection from %s failed", where)
         finally:
