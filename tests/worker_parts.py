@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imaging_ai.core.job import Stage
+from imaging_ai.core.job import Failure, Stage
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ModelOutOfMemory, SeriesRefused
 from imaging_ai.queue.broker import make_broker
@@ -25,6 +25,8 @@ from imaging_ai.queue.presence import Presence
 from imaging_ai.worker.inference import Limits
 from imaging_ai.worker.messages import PipelineSpec, Report
 from imaging_ai.worker.worker import Tasks, Worker, WorkerOptions
+
+_TILTED = Failure(Stage.READ, "gantry-tilt", "the gantry is tilted", permanent=True)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Recorder:
 
 
 class TestPipeline:
-    """Does what the model of the job says: `quick`, `slow-SECONDS`, `forget` (to complete), or a method below."""
+    """Does what the model of the job says: `quick`, `slow-SECONDS`, `forget` (to complete), or a method below.
+
+    `report` is refused with a report, and thus completes.
+    """
 
     __test__ = False
 
@@ -64,7 +69,7 @@ class TestPipeline:
             getattr(self, f"_{model}")()
         if model != "forget":
             with self.ledger.database.write() as session:
-                self.ledger.complete(session, job_id, attempt, {})
+                self.ledger.complete(session, job_id, attempt, {}, _TILTED if model == "report" else None)
         self.recorder.write(job_id, attempt, "completed")
 
     def _gil(self) -> None:

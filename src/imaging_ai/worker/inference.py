@@ -148,10 +148,10 @@ class Inference:
             end = runner.run(job, report, lambda: self._check(job, started, limit))
             if self._stopping() and isinstance(end, Failure) and end.code == RUNNER_DIED:
                 end = Interrupt.RELEASED  # it was ended with the worker
-            self._insist(lambda: self._settle(job, end))
+            outcome = self._insist(lambda: self._settle(job, end))
         finally:
             del self._running[job.id]
-        metrics.JOBS.labels(job.model, _outcome(end)).inc()
+        metrics.JOBS.labels(job.model, outcome).inc()
         metrics.JOB_SECONDS.labels(job.model).observe(time.monotonic() - started)
 
     def _check(self, job: Job, started: float, limit: float) -> Failure | Interrupt | None:
@@ -172,7 +172,8 @@ class Inference:
             return Interrupt.CANCELLED
         return None
 
-    def _settle(self, job: Job, end: Failure | Interrupt | None) -> None:
+    def _settle(self, job: Job, end: Failure | Interrupt | None) -> str:
+        """Write down how a job ended, and say it in a word: `refused` has a report of why, and nothing else."""
         if isinstance(end, Failure):
             state = self._ledger.fail(job.id, job.attempt, end)
             logger.warning("attempt %d failed (%s: %s), the job is %s", job.attempt, end.code, end.reason, state)
@@ -187,26 +188,22 @@ class Inference:
         elif (state := self._ledger.get(job.id).state) in FINAL_STATES:
             logger.info("ended with results: %s", state)
             self._on_complete()
+            return "completed" if state is JobState.COMPLETED else "refused"
         else:
-            failure = Failure(Stage.REGISTER, "incomplete", "the pipeline ended without completing", permanent=True)
-            self._ledger.fail(job.id, job.attempt, failure)
+            end = Failure(Stage.REGISTER, "incomplete", "the pipeline ended without completing", permanent=True)
+            self._ledger.fail(job.id, job.attempt, end)
+        return end.code if isinstance(end, Failure) else end.value
 
-    def _insist(self, write: Callable[[], None]) -> None:
+    def _insist(self, write: Callable[[], str]) -> str:
         pause = 0.2
         while True:
             try:
                 return write()
             except NotFound:
-                return None  # the job was deleted
+                return "deleted"
             except UnavailableError as error:
                 if time.monotonic() >= self._release_at:
                     raise
                 logger.warning("cannot write how the job ended, trying again: %s", error)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
-
-
-def _outcome(end: Failure | Interrupt | None) -> str:
-    if end is None:
-        return "completed"
-    return end.code if isinstance(end, Failure) else end.value
