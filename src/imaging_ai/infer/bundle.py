@@ -26,10 +26,10 @@ from imaging_ai.catalog.metadata import read_metadata
 from imaging_ai.errors import BundleInvalid, ImagingAiError, ModelOutOfMemory
 from imaging_ai.infer.ensemble import Ensemble
 from imaging_ai.infer.expressions import Allowed
+from imaging_ai.infer.memory import is_out_of_memory
 from imaging_ai.infer.model import LoadedModel, Parts, first_cause, in_a_line
 from imaging_ai.infer.settings import InferenceConfig, read_config
 from imaging_ai.infer.weights import fill
-from imaging_ai.infer.windows import is_out_of_memory
 
 __all__ = ["build_parser", "load_bundle"]
 

@@ -7,6 +7,7 @@ kept. How a number becomes a probability is in `catalog/classes.py`. Tracking UI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from imaging_ai.core.finding import Evaluation
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import ModelFailed
+from imaging_ai.infer.memory import within_memory
 from imaging_ai.infer.model import LoadedModel
 
 __all__ = ["activation_of", "class_scores", "classify", "probabilities", "reported", "scores"]
@@ -76,15 +78,64 @@ def scores(
     first = volumes if isinstance(volumes, Volume) else next(iter(volumes.values()))
     expected = first.grid.slices if model.planar else 1
     rows: list[torch.Tensor] = []
+    model.how = ()
+    asking = _Asking(model)
     with model.running():
         torch.manual_seed(0)
         for inputs in _batches(prepared.inputs for prepared in model.preparations(volumes)):
-            rows += class_scores(model.network(inputs)).float().cpu()
+            rows += asking(inputs)
             progress(len(rows) / expected)
+    model.how = asking.notes
     numbers: NDArray[np.float32] = torch.stack(rows).numpy()
     if not np.isfinite(numbers).all():
         raise ModelFailed(f"{model.entry.name} answered values that are not numbers")
     return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How inputs go through a network: so many at once, there."""
+
+    batch: int
+    device: torch.device
+
+    def __str__(self) -> str:
+        return f"{self.batch} image{'s' * (self.batch > 1)} at once on the {self.device.type}"
+
+
+class _Asking:
+    """A classifier's network, asked for less at once when memory runs out: what was too much is not tried again."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._network = model.network
+        self._plan = _Plan(_AT_ONCE, model.device)
+        self.notes: tuple[str, ...] = ()
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return ``[batch, number]`` for ``[batch, channel, x, y(, z)]``."""
+        return within_memory(self._plans(len(inputs)), lambda plan: self._ask(inputs, plan), self._note)
+
+    def _plans(self, count: int) -> Iterator[_Plan]:
+        batch, device = min(self._plan.batch, count), self._plan.device
+        while batch > 1:
+            yield _Plan(batch, device)
+            batch //= 2
+        yield _Plan(1, device)
+        if device.type == "cuda":
+            yield _Plan(1, torch.device("cpu"))
+
+    def _ask(self, inputs: torch.Tensor, plan: _Plan) -> torch.Tensor:
+        if self.notes:
+            self._plan = plan
+        self._network.to(plan.device)
+        try:
+            parts = [inputs[k : k + plan.batch].to(plan.device) for k in range(0, len(inputs), plan.batch)]
+            return torch.cat([class_scores(self._network(part)).float().cpu() for part in parts])
+        finally:
+            self._network.to(inputs.device)
+
+    def _note(self, sentence: str) -> None:
+        self.notes = (*self.notes, sentence)
 
 
 def class_scores(answer: Any) -> torch.Tensor:

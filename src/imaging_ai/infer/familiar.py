@@ -44,6 +44,11 @@ class Heard:
             self._pooled.append(pooled.double().cpu())
 
     @property
+    def count(self) -> int:
+        """How many windows or slices were heard."""
+        return sum(len(rows) for rows in self._pooled)
+
+    @property
     def features(self) -> _Vector | None:
         """The mean feature, None when the layer was not reached."""
         rows = torch.cat(self._pooled).sort(0).values if self._pooled else None

@@ -27,11 +27,12 @@ from imaging_ai.infer.engine import make_ready
 from imaging_ai.infer.ensemble import members_of
 from imaging_ai.infer.familiar import familiar_of, listening
 from imaging_ai.infer.limits import check_limits
+from imaging_ai.infer.memory import is_out_of_memory
 from imaging_ai.infer.postprocessing import Answer, Postprocessing
 from imaging_ai.infer.resample import resampling_by_axes
 from imaging_ai.infer.settings import InferenceConfig
 from imaging_ai.infer.tensors import Prediction, image_tensor, plane_tensor, resampled_onto, values_on
-from imaging_ai.infer.windows import Windows, is_out_of_memory
+from imaging_ai.infer.windows import Windows
 
 __all__ = ["Answer", "LoadedModel", "Parts", "Prediction", "Prepared", "first_cause", "in_a_line"]
 

@@ -8,7 +8,6 @@ all of it on the processor.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from torch.nn import functional
 from imaging_ai.errors import ModelFailed
 from imaging_ai.infer.engine import fast_precision, in_precision
 from imaging_ai.infer.lanes import answers, unheard
+from imaging_ai.infer.memory import is_out_of_memory, within_memory
 from imaging_ai.infer.resample import largest_channel
 
-__all__ = ["Windows", "is_out_of_memory"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Windows"]
 
 _CPU = torch.device("cpu")
 #: Windows at once on a GPU, where few leave it idle.
@@ -40,14 +38,6 @@ _SAME = 0.99
 _COARSE = 4
 
 Progress = Callable[[float], None]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether torch ran out of memory; on a CPU it says so with a plain RuntimeError."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +116,8 @@ class Windows:
     def _within_memory(
         self, image: torch.Tensor, network: torch.nn.Module, progress: Progress, precision: torch.dtype
     ) -> torch.Tensor:
-        """Try one plan after the other until memory is enough."""
-        last: Exception | None = None
-        for plan in self._plans(image.device, precision):
-            if last is not None:
-                self._note(f"out of memory; again with {plan}")
-                logger.warning("out of memory; again with %s", plan)
-            last = None
-            try:
-                return self._infer(image, network, progress, plan)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                last = error.with_traceback(None)  # so that it no longer holds the tensors of this try
-            if image.is_cuda:
-                torch.cuda.empty_cache()
-        raise last or ModelFailed("there is no way to run the network")
+        plans = self._plans(image.device, precision)
+        return within_memory(plans, lambda plan: self._infer(image, network, progress, plan), self._note)
 
     def _plans(self, device: torch.device, precision: torch.dtype) -> Iterator[_Plan]:
         on_gpu = device.type == "cuda"

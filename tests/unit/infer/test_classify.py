@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
+from torch import nn
 
 import phantoms
 from classifiers import DICOM_TOML, bright_slices, brightness_bundle
@@ -15,7 +16,7 @@ from imaging_ai.analysis import analyse
 from imaging_ai.catalog import Classifier, read_model
 from imaging_ai.catalog.classes import Class, Classify, classifier_of
 from imaging_ai.core.volume import Volume
-from imaging_ai.errors import ModelFailed, SeriesRefused
+from imaging_ai.errors import ModelFailed, ModelOutOfMemory, SeriesRefused
 from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.classify import activation_of, class_scores, classify, probabilities, reported, scores
 from imaging_ai.infer.model import LoadedModel
@@ -56,6 +57,40 @@ def test_a_network_of_flat_images_answers_a_row_for_each_slice_in_order(tmp_path
     assert answer[:, 1] == pytest.approx(means, abs=1e-5)
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+class Hungry(nn.Module):
+    """A network that asks torch for more memory than there is, for more than so many images at once."""
+
+    def __init__(self, network: nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self.most, self.asked = network, most, []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(images))
+        if len(images) > self.most:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return torch.as_tensor(self.network(images))
+
+
+def test_out_of_memory_it_goes_on_with_fewer_images_and_says_so(tmp_path: Path) -> None:
+    model, volume = planar(tmp_path), volume_of([float(k % 7) for k in range(19)])
+    expected = scores(model, volume)
+    model.network = hungry = Hungry(model.network, 3)
+    assert scores(model, volume) == pytest.approx(expected)
+    assert hungry.asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1], "what was too much is not tried again"
+    assert model.how == tuple(f"out of memory; again with {n} images at once on the cpu" for n in (4, 2))
+    hungry.most = 0
+    with pytest.raises(ModelOutOfMemory, match="ran out of memory on cpu"):
+        scores(model, volume)
+
+
+def test_a_single_volume_that_is_too_large_is_tried_once(tmp_path: Path) -> None:
+    model = spatial(tmp_path)
+    model.network = hungry = Hungry(model.network, 0)
+    with pytest.raises(ModelOutOfMemory):
+        scores(model, volume_of(MEANS))
+    assert hungry.asked == [1]
 
 
 def test_the_probability_is_that_of_the_logits_cooled_by_the_temperature(tmp_path: Path) -> None:

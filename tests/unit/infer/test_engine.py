@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from monai.networks.nets.unet import UNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from imaging_ai.infer.engine import Doubling, in_precision, make_ready
+from imaging_ai.infer.engine import in_precision, make_ready
+from imaging_ai.infer.layers import Doubling, Runs
 
 
 def seasoned(network: nn.Module) -> nn.Module:
@@ -71,6 +73,39 @@ def test_other_transposed_convolutions_stay(how: dict[str, int]) -> None:
     network = nn.Sequential(nn.ConvTranspose3d(3, 3, 3, **{**usual, **how})).eval()
     make_ready(network, channels_last=False)
     assert type(network[0]) is nn.ConvTranspose3d
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (2, 2), (1, 3), (4, 3)], ids=str)
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_runs_are_the_convolution(channels: tuple[int, int], channels_last: bool) -> None:
+    network = seasoned(nn.Sequential(nn.Conv3d(*channels, 3, padding=1, bias=channels_last)))
+    images = [torch.randn(2, channels[0], 4, 3, z) for z in (1, 5, 16, 37)]
+    expected = [network(image) for image in images]
+    make_ready(network, channels_last=channels_last)
+    assert isinstance(network[0], Runs)
+    for image, answer in zip(images, expected, strict=True):
+        assert network(image).shape == answer.shape
+        assert torch.allclose(network(image), answer, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"padding": 0}, {"stride": 2}, {"dilation": 2}, {"groups": 3}, {"padding_mode": "circular"}, {"kernel_size": 5}],
+    ids=str,
+)
+def test_other_convolutions_of_few_channels_stay(how: dict[str, Any]) -> None:
+    network = nn.Sequential(nn.Conv3d(3, 3, **{"kernel_size": 3, "padding": 1, **how})).eval()
+    make_ready(network, channels_last=False)
+    assert type(network[0]) is nn.Conv3d
+
+
+def test_gradients_go_through_what_takes_the_place_of_a_layer() -> None:
+    network = seasoned(nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Sigmoid()))
+    image = torch.randn(1, 1, 5, 6, 7, requires_grad=True)
+    (expected,) = torch.autograd.grad(network(image).sum(), image)
+    make_ready(network, channels_last=True)
+    (found,) = torch.autograd.grad(network(image).sum(), image)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_layers_that_are_used_twice_are_left_alone() -> None:
