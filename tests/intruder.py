@@ -4,7 +4,7 @@ The text of this module is the `scripts/intruder.py` of a hostile bundle, and is
 nothing but the standard library.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH101, PTH104, PTH107, PTH208
 from __future__ import annotations
 
 import ctypes

@@ -6,8 +6,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import intruder
@@ -97,7 +99,9 @@ class Site:
         """Run one attempt on an image that has a wish; start a runner if there is none."""
         if not self.runner.alive:
             assert self.runner.start() is None
-        series = phantoms.series(phantoms.ball((6, 20, 20)) * (wish / 300.0), name=f"{model} {time.monotonic()}")
+        series = phantoms.series(
+            np.where(phantoms.ball((6, 20, 20)) > 0, wish, 0.0).astype(np.float32), name=f"{model} {time.monotonic()}"
+        )
         for ds in series:
             keep(self.archive, phantoms.to_bytes(ds))
         schedule(
@@ -113,7 +117,7 @@ class Site:
         check = lambda: Interrupt.CANCELLED if time.monotonic() > deadline else None  # noqa: E731
         end = self.runner.run(job, lambda _percent, _stage: None, check)
         if isinstance(end, Failure):
-            self.ledger.fail(job.id, job.attempt, end)
+            self.ledger.fail(job.id, job.attempt, replace(end, permanent=True))  # no second attempt here
         return self.ledger.get(job.id), end
 
     def model_process(self) -> int:
