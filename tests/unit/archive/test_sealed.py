@@ -226,6 +226,8 @@ def test_an_erased_object_is_not_found_and_not_called_damaged(store: SealedFolde
     blocks = store.path(ref).stat().st_blocks
     store.delete(ref)
     assert store.path(ref).stat().st_blocks < blocks - 350
+    taken = store.path(ref).read_bytes()[ref.offset : ref.offset + sealed_bytes(ref.length)]
+    assert not any(taken), "its last bytes too"
     for one in (store, again(store, tmp_path)):
         with pytest.raises(NotFound):
             one.read(ref)
