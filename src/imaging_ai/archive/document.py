@@ -39,6 +39,7 @@ __all__ = [
     "reader_of",
     "unpack_bulk",
     "unpack_json",
+    "unpack_together",
 ]
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -159,9 +160,18 @@ def unpack_json(packed: bytes, series: bytes = b"") -> bytes:
 
     Documents that were stored in zlib are read as well.
     """
+    return unpack_together((packed,), series)
+
+
+def unpack_together(packed: Iterable[bytes], series: bytes = b"") -> bytes:
+    """Return what `pack_json` was given of several instances of a series, with commas between them."""
+    return b",".join([_unpacked(one) for one in packed]).replace(_HERE, series)
+
+
+def _unpacked(packed: bytes) -> bytes:
     if packed[:1] != _LZ4:
-        return located(zlib.decompress(packed), series)
-    return bytes(imagecodecs.lz4_decode(packed[1:], header=True)).replace(_HERE, series)
+        return located(zlib.decompress(packed), _HERE)
+    return bytes(imagecodecs.lz4_decode(packed[1:], header=True))
 
 
 def located(json: bytes, series: bytes) -> bytes:

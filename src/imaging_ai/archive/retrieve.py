@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from imaging_ai.archive.blobs import BlobStore, NearStore
 from imaging_ai.archive.describer import LOST, Describer
-from imaging_ai.archive.document import Document, located, unpack_json
+from imaging_ai.archive.document import Document, pack_json, unpack_together
 from imaging_ai.archive.layout import Layout, layout_of
 from imaging_ai.archive.query_reader import Reader
 from imaging_ai.archive.shelf import shelved
@@ -240,22 +240,23 @@ class Retriever:
         return StorageUnavailable("the storage has lost the bytes of an instance that the index has")
 
     def documents(self, listed: Sequence[Listed], root: str) -> Iterator[bytes]:
-        """Give the DICOM JSON of instances in their order, BulkDataURIs below `root`, the address of DICOMweb.
+        """Give the DICOM JSON of instances in their order, with commas between those of a series.
 
-        One that has left the index meanwhile is left out.
+        BulkDataURIs are below `root`, the address of DICOMweb. An instance that has left the index is left out.
         """
         with self._reader.open() as reading:
             packed = dict(reading.by_ids(_DOCUMENTS, [one.id for one in listed]))
         for (study, series), of_series in groupby(listed, attrgetter("series")):
-            address = f"{root}/studies/{study}/series/{series}/".encode()
-            for one in of_series:
-                if one.id in packed:
-                    yield unpack_json(packed[one.id], address)
-                    continue
-                try:
-                    yield located(self._describer.document_of(one.instance).json, address)
-                except NotFound:
-                    continue
+            found = [packed.get(one.id) or self._packed(one) for one in of_series]
+            if together := unpack_together(filter(None, found), f"{root}/studies/{study}/series/{series}/".encode()):
+                yield together
+
+    def _packed(self, listed: Listed) -> bytes:
+        """Return the document of an instance that the describer has not come to yet; empty if it has left the index."""
+        try:
+            return pack_json(self._describer.document_of(listed.instance).json)
+        except NotFound:
+            return b""
 
 
 def _key(listed: Listed) -> tuple[int, str, int, int]:

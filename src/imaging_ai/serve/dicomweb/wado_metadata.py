@@ -6,11 +6,8 @@ gets 304 for one query of the index; an answer that was made once is remembered 
 
 from __future__ import annotations
 
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import imagecodecs
 import msgspec
@@ -20,10 +17,12 @@ from litestar.response import Stream
 from imaging_ai.archive.retrieve import Listed, Retriever
 from imaging_ai.serve.dicomweb.media import DICOM_JSON, DICOM_XML, JSON, MULTIPART_XML, AnyRequest, choose
 from imaging_ai.serve.dicomweb.native import to_xml
+from imaging_ai.serve.dicomweb.recent import Recent
 from imaging_ai.serve.dicomweb.wire import (
     Part,
     base_url,
     etag_of,
+    gathered,
     multipart,
     not_modified,
     stream,
@@ -43,9 +42,7 @@ class MetadataAnswers:
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        self._lock = threading.Lock()
-        self._bodies: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._size = 0
+        self._bodies: Recent[tuple[str, str], bytes] = Recent(_REMEMBERED_BYTES, part=4)
 
     def answer(self, request: AnyRequest, listed: Sequence[Listed]) -> Response[bytes] | Stream:
         """Answer with the metadata of instances. Raises `NotAcceptable`."""
@@ -64,50 +61,38 @@ class MetadataAnswers:
             headers["Content-Encoding"] = "gzip"
         coding = headers.get("Content-Encoding", "")
         if streamed:
-            pieces = _together(self._json(listed, base))
+            pieces = gathered(self._json(listed, base))
             return stream(_gzipped(pieces) if coding else pieces, media_type, headers=headers)
         return Response(self._body(listed, base, etag, coding), media_type=media_type, headers=headers)
 
     def _body(self, listed: Sequence[Listed], base: str, etag: str, coding: str) -> bytes:
         key = (etag, coding)
-        with self._lock:
-            if (known := self._bodies.get(key)) is not None:
-                self._bodies.move_to_end(key)
-                return known
+        if known := self._bodies.get(key):
+            return known
         body = b"".join(self._json(listed, base))
         if coding == "zstd":
             body = bytes(imagecodecs.zstd_encode(body, 1))
         elif coding == "gzip":
             body = b"".join(_gzipped(iter((body,))))
-        with self._lock:
-            if key not in self._bodies and len(body) < _REMEMBERED_BYTES // 4:
-                self._bodies[key] = body
-                self._size += len(body)
-            while self._size > _REMEMBERED_BYTES:
-                self._size -= len(self._bodies.popitem(last=False)[1])
+        self._bodies.keep(key, body, len(body))
         return body
 
     def _json(self, listed: Sequence[Listed], base: str) -> Iterator[bytes]:
         before = b"["
-        for document in self._documents(listed, base):
+        for documents in self._documents(listed, base):
             yield before
-            yield document
+            yield documents
             before = b","
         yield b"]" if before == b"," else b"[]"
 
     def _xml(self, listed: Sequence[Listed], base: str) -> Iterator[Part]:
-        for document in self._documents(listed, base):
-            yield Part(DICOM_XML, (to_xml(msgspec.json.decode(document)),))
+        for documents in self._documents(listed, base):
+            for document in msgspec.json.decode(b"[%b]" % documents):
+                yield Part(DICOM_XML, (to_xml(document),))
 
     def _documents(self, listed: Sequence[Listed], base: str) -> Iterator[bytes]:
         for start in range(0, len(listed), _PAGE):
             yield from self._retriever.documents(listed[start : start + _PAGE], base)
-
-
-def _together(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join as many pieces as are worth waking a thread for."""
-    while several := b"".join(islice(pieces, 2 * _PAGE)):
-        yield several
 
 
 def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
