@@ -157,3 +157,7 @@ def test_a_role_that_changes_hands_is_looked_up_and_not_believed(entrance: Entra
     who = entrance.sessions.of_access_token(pair.access)
     assert isinstance(who, Principal)
     assert who.role is Role.AUDITOR
+    with database.write() as session:
+        session.connection().exec_driver_sql("UPDATE person SET disabled_at = 1")
+    assert entrance.sessions.of_access_token(pair.access) is None
+    assert entrance.sessions.refresh(pair.refresh) is None
