@@ -122,7 +122,7 @@ def test_a_clock_that_went_back_is_told(kind: str, tmp_path: Path, request: pyte
     assert doctor.check_clock(database).ok
 
     with database.write() as session:
-        session.add(AuditEventRow(at=time.time() + 3600, action="send"))
+        session.add(AuditEventRow(id=2, at=time.time() + 3600, action="send", key_id="", hash=""))
     found = doctor.check_clock(database)
 
     assert not found.ok
