@@ -8,7 +8,6 @@ must lie where the series is bright.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import tempfile
 import warnings
@@ -16,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import highdicom
 import numpy as np
 import psutil
 
@@ -120,12 +118,8 @@ def _compared(server: Server, body: _Sent) -> Iterator[str]:
     if job.state is not JobState.COMPLETED or "SEG" not in (results := server.results(job.id)):
         yield f"{job.state}: {job.failure}"
         return
-    stream = io.BytesIO()
-    results["SEG"].save_as(stream)
-    seg = highdicom.seg.segread(io.BytesIO(stream.getvalue()))
     first = read_volume(next(iter(body.files.values())))
-    uids = [source.sop_instance_uid for source in first.sources]
-    answer = seg.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True).any(axis=-1)
+    answer = zoo.mask_of(results["SEG"], first).any(axis=0)
     bright = first.voxels > 175 if first.voxels.ndim == 3 else first.voxels[..., 0] > 130
     centres = [np.mean(np.nonzero(mask), axis=1) for mask in (answer, bright)]
     yield f"{2 * (answer & bright).sum() / (answer.sum() + bright.sum()):.3f}"

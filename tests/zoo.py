@@ -5,16 +5,19 @@ Also the series that each can read: as many as it has inputs, in its modality, g
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from pydicom import Dataset
 
 import phantoms
 from imaging_ai.catalog import ModelEntry, read_model
@@ -31,6 +34,7 @@ __all__ = [
     "channels_of",
     "colored",
     "copied",
+    "mask_of",
     "random_bundle",
     "random_weights",
     "series_of",
@@ -85,6 +89,16 @@ def brighten(entry: ModelEntry, series: Mapping[str, list[bytes]], *, allow_scri
     file.write_text(json.dumps(config) if file.suffix == ".json" else yaml.safe_dump(config, sort_keys=False))
     for one in files if isinstance(files, list) else [files]:
         torch.save(model.network.state_dict(), one)
+
+
+def mask_of(seg: Dataset, volume: Volume) -> NDArray[np.bool_]:
+    """Read a SEG back as others do: ``[segment, slice, row, column]`` on the grid of the volume that it was made of."""
+    stream = io.BytesIO()
+    seg.save_as(stream)
+    read = highdicom.seg.segread(io.BytesIO(stream.getvalue()))
+    uids = [source.sop_instance_uid for source in volume.sources]
+    there = read.get_pixels_by_source_instance(uids, assert_missing_frames_are_empty=True)
+    return np.moveaxis(np.asarray(there) > 0, -1, 0)
 
 
 def channels_of(entry: ModelEntry) -> int:
