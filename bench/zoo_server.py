@@ -86,7 +86,7 @@ def _random(folder: Path, shape: Shape, models: Path, scripts: bool) -> _Sent:
 def _thresholding(folder: Path, spacing: tuple[float, float, float], models: Path, scripts: bool) -> _Sent | None:
     """Install a bundle with a network that thresholds; None of what makes no masks, or cannot be built."""
     name, image = _bright(folder), zoo.angular((21, 45, 53))
-    image[:, 36:41, 42:48] = 300  # something in each slice: a flat network is shown one by one
+    image[:, 12:17, 14:22] = 300  # something in each slice, for flat networks, and in one piece, for who keeps one
     entry = zoo.copied(folder, models / name)
     files = zoo.series_of(entry, image.shape, spacing, image=image, study=name, **_GEOMETRY)
     try:
