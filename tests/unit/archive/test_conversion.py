@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom import Dataset
 from sqlalchemy import select, text
@@ -16,6 +18,7 @@ from sqlmodel import Session, SQLModel
 
 import phantoms
 import sealing
+from imaging_ai.archive import log
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.conversion import Held, held
 from imaging_ai.archive.deletion import delete_instances, was_deleted
@@ -157,9 +160,32 @@ def test_what_is_deleted_meanwhile_is_not_brought_back(database: Database, tmp_p
     next(conversion.run())
     archive.remove_deleted()
     assert len(contents(archive)) == len(data) - 2
+    (segment,) = (root(tmp_path) / "logs").rglob("*.sealed.log")
+    assert len(list(log.records(segment))) == len(data) - 3, "copies of what was deleted are gone; one is no small one"
     archive.close()
     assert found_in(root(tmp_path), MARK) == []
-    assert list(encrypting(database, tmp_path).store.recover(lambda _: set())) == []  # type: ignore[attr-defined]
+
+
+def test_what_is_replaced_meanwhile_is_not_put_back(database: Database, tmp_path: Path) -> None:
+    fill(plain(database, tmp_path))
+    archive = encrypting(database, tmp_path)
+    conversion = archive.conversion(seals=True, keep_seconds=0.0)
+    real, corrected = conversion._put, marked("small 1", number=2)
+
+    def late(copies: list[object]) -> Held:
+        conversion._put = real  # type: ignore[method-assign]
+        keep(archive, corrected)
+        return real(copies)  # type: ignore[arg-type]
+
+    conversion._put = late  # type: ignore[method-assign]
+    list(conversion.run())
+    uid = str(pydicom.dcmread(io.BytesIO(corrected)).SOPInstanceUID)
+    found = Describer(database, archive.store).find(uid)
+    assert found is not None and archive.read(found[0]) == corrected
+    archive.remove_deleted()
+    assert held(database, sealed=False).objects == 0
+    assert found_in(root(tmp_path), MARK) == []
+    archive.close()
 
 
 def uids(session: Session) -> list[str]:
@@ -196,11 +222,12 @@ conversion._AT_ONCE = 2
 def die(*_):
     os.kill(os.getpid(), 9)
 converting = archive.conversion(seals=True, keep_seconds=0.0)
+if where == "copied":  # what was replaced: it must not come back as what is
+    conversion._TABLES = conversion._TABLES[1:]
+    converting._put = die
 run = converting.run()
 next(run)
-if where == "copied":
-    converting._put = die
-elif where == "indexed":
+if where == "indexed":
     archive._index.flush = die
 elif where == "removing":
     real, left = store.delete, [2]
