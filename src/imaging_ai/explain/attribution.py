@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from captum.attr import GuidedBackprop, IntegratedGradients, LayerGradCam, Occlusion
 from scipy.ndimage import gaussian_filter
 
 from imaging_ai.catalog import Explaining
@@ -90,6 +89,8 @@ def baseline_of(inputs: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def _by_layer(scored: Scored, inputs: torch.Tensor, name: str, *, guided: bool) -> Attribution:
+    from captum.attr import GuidedBackprop, LayerGradCam  # it loads Matplotlib: only for who explains
+
     modules = dict(scored.network.named_modules())
     if name not in modules:
         raise ModelFailed(f"[explain] layer: the network has no {name!r}")
@@ -160,6 +161,8 @@ def _stretched(coarse: torch.Tensor, sizes: tuple[int, ...], shifts: list[float]
 
 
 def _integrated(scored: Scored, inputs: torch.Tensor, options: Explaining, at_once: int) -> Attribution:
+    from captum.attr import IntegratedGradients
+
     baseline = baseline_of(inputs, options.baseline)
     found = IntegratedGradients(scored).attribute(
         inputs, baseline, n_steps=options.steps, method="gausslegendre", internal_batch_size=at_once
@@ -173,6 +176,8 @@ def _integrated(scored: Scored, inputs: torch.Tensor, options: Explaining, at_on
 
 def _occluded(scored: Scored, inputs: torch.Tensor, options: Explaining, at_once: int) -> Attribution:
     """Cover evenly spaced patches that overlap by a third, as many along each axis, one after the other."""
+    from captum.attr import Occlusion
+
     sizes = np.array(inputs.shape[2:])
     each = max(2, math.floor(options.occlusions ** (1 / len(sizes)) + 1e-9))
     strides = np.maximum(1, np.ceil(sizes / each)).astype(int)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,7 +56,8 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
     try:
         if within.mode == "strict" and walls.missing:
             raise ConfigError(f'worker.sandbox is "strict", and here is no {"; no ".join(walls.missing)}')
-        from imaging_ai.sandbox.inside import Inside
+        with _without("matplotlib"):  # MONAI loads it where it is, for pictures that nobody draws here
+            from imaging_ai.sandbox.inside import Inside
 
         inside = Inside(begin.spec)
     except Exception as error:  # noqa: BLE001 - the edge of the process: the other side must learn of it
@@ -67,6 +70,16 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
             _empty(Path(within.scratch))
     except EOFError:
         return
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let a module be absent for a while: what can do without it loads faster."""
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 class _Mouth:
