@@ -3,6 +3,7 @@
     python bench/dicomweb.py                       everything, three interleaved rounds, ratios at the end
     python bench/dicomweb.py --only metadata stow  some of it
     python bench/dicomweb.py --studies 500         fewer studies to search in
+    IMAGING_AI_HTTP_PROCESSES=2 python bench/dicomweb.py
 
 Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count. Beside
 frames and series stands the floor (`floor.py`): a server that does nothing but hand out files. The client
@@ -40,11 +41,12 @@ BOUNDARY = "bench-boundary-7f3a"
 
 @dataclass(frozen=True)
 class Server:
-    """A server that listens, and where its DICOMweb is."""
+    """A server that listens, and where its DICOMweb is; `others` are further processes of it."""
 
     name: str
     port: int
     pid: int
+    others: tuple[int, ...] = ()
 
     def get(self, path: str, accept: str) -> bytes:
         return request(f"/dicom-web{path}", self.port, accept)
@@ -72,10 +74,11 @@ def ours(folder: Path) -> Iterator[Server]:
     await_port(web, port, folder / "ours.log")
     describer = subprocess.Popen([*command, "describe"], env=environment, stdout=log, stderr=log)
     try:
-        worker = subprocess.run(
+        workers = subprocess.run(
             ["pgrep", "-P", str(web.pid)], capture_output=True, text=True, check=False
         ).stdout.split()
-        yield Server(OURS, port, int(worker[-1]) if worker else web.pid)
+        *others, pid = [int(worker) for worker in workers] or [web.pid]
+        yield Server(OURS, port, pid, tuple(others))
     finally:
         for process in (web, describer):
             process.terminate()
@@ -307,17 +310,20 @@ def compare(one: Measure, servers: Sequence[Server], rounds: int) -> dict[str, o
         load(server.port, one.requests(asked[server.name])[:3], 1)  # what is loaded once
     for _ in range(rounds):
         for server in servers:
-            requests, before = one.requests(asked[server.name]), cpu_seconds(server.pid)
+            requests, before = one.requests(asked[server.name]), cpu_seconds(server)
             figures = load(server.port, requests, one.connections)
-            figures["cpu_us"] = (cpu_seconds(server.pid) - before) / len(requests) * 1e6
+            figures["cpu_us"] = (cpu_seconds(server) - before) / len(requests) * 1e6
             runs[server.name].append(figures)
     return verdict(one, runs)
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_seconds(server: Server) -> float:
+    """Return the processor time that a server has taken."""
+    ticks = 0
+    for pid in (server.pid, *server.others):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
