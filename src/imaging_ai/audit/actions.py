@@ -103,6 +103,7 @@ ACTIONS: dict[str, Action] = {
     "begin-emergency-access": Action("emergency access began", _SECURITY, "E", _OVERRIDE),
     "end-emergency-access": Action("emergency access ended", _SECURITY, "E", _OVERRIDE_ENDED),
     "add-user": Action("a person was added", _SECURITY, "E", _USER_CHANGED),
+    "change-role": Action("a person may other things than before", _SECURITY, "E", _USER_CHANGED),
     "disable-user": Action("a person is let in no more", _SECURITY, "E", _USER_CHANGED),
     "enable-user": Action("a person is let in again", _SECURITY, "E", _USER_CHANGED),
     "change-password": Action("a password was changed", _SECURITY, "E", _USER_CHANGED),

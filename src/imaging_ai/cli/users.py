@@ -92,6 +92,19 @@ def enable(context: click.Context, name: str) -> None:
     entrance.attempts.forgive(name.casefold())
 
 
+@users.command("role")
+@click.argument("name")
+@role_option
+@scope_option
+@click.pass_context
+def set_role(context: click.Context, name: str, role: str, scopes: tuple[str, ...]) -> None:
+    """Give NAME another role, or other scopes of it, within seconds."""
+    from imaging_ai import wiring
+
+    people = wiring.make_entrance(settings_of(context)).users
+    people.set_role(name, Role(role), scopes=scopes, actor=_ACTOR)
+
+
 @users.command("password")
 @click.argument("name")
 @password_file

@@ -102,6 +102,11 @@ class Users:
         kept = self._passwords.keep(password)
         self._change(name, "change-password", actor, ends=True, password=kept, password_at=time.time())
 
+    def set_role(self, name: str, role: Role, *, scopes: Collection[str] = (), actor: str = "") -> None:
+        """Let a person do from now on what another role may, or other scopes of it. Raises `InputError`, `NotFound`."""
+        written = write_scopes(role, scopes)
+        self._change(name, "change-role", actor, detail=_told(role, written), role=role.value, scopes=written)
+
     def fits(self, name: str, password: str) -> bool:
         """Say whether this is the password of a person who may come in; it takes as long for one who does not exist."""
         with self._database.read() as session:
@@ -115,7 +120,9 @@ class Users:
                 session.connection().execute(again.values(password=self._passwords.keep(password)))
         return True
 
-    def _change(self, name: str, action: str, actor: str, *, ends: bool = False, **values: object) -> None:
+    def _change(
+        self, name: str, action: str, actor: str, *, ends: bool = False, detail: str = "", **values: object
+    ) -> None:
         with self._database.write() as session:
             connection = session.connection()
             known = select(_PERSON.c.id).where(_PERSON.c.name == name.casefold())
@@ -125,7 +132,7 @@ class Users:
             connection.execute(update(_PERSON).where(_PERSON.c.id == person).values(**values))
             if ends:
                 end_sessions_of(connection, person)
-            record(session, action, object_type="user", object_uid=name.casefold(), actor=actor)
+            record(session, action, object_type="user", object_uid=name.casefold(), actor=actor, detail=detail)
 
 
 def insert_person(
@@ -140,8 +147,12 @@ def insert_person(
         session.connection().execute(insert(_PERSON).values(**values, password_at=now if kept else None))
     except IntegrityError:
         raise InputError(f"there is a user {name!r} already; choose another name") from None
-    detail = role.value if scopes is None else f"{role.value}: {scopes}"
-    record(session, "add-user", object_type="user", object_uid=name, actor=actor, origin=origin, detail=detail)
+    told = _told(role, scopes)
+    record(session, "add-user", object_type="user", object_uid=name, actor=actor, origin=origin, detail=told)
+
+
+def _told(role: Role, scopes: str | None) -> str:
+    return role.value if scopes is None else f"{role.value}: {scopes}"
 
 
 def known_name(name: str) -> str:

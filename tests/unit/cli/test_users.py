@@ -60,6 +60,13 @@ def test_a_password_comes_from_a_file(shell: Shell, tmp_path: Path) -> None:
     assert "has 5 characters" in str(refused.exception)
 
 
+def test_a_person_is_given_another_role(shell: Shell) -> None:
+    shell.quick.users.add("gus", Role.CLINICIAN, PASSWORD)
+    assert shell.run("users", "role", "gus", "--role", "technologist", "--scope", "store").exit_code == 0
+    gus = shell.quick.users.get("gus")
+    assert (gus.role, gus.scopes) == (Role.TECHNOLOGIST, {"store"})
+
+
 def test_one_without_a_password_comes_in_another_way(shell: Shell) -> None:
     assert shell.run("users", "add", "cleo", "--role", "clinician", "--no-password").exit_code == 0
     assert not shell.quick.users.get("cleo").has_password

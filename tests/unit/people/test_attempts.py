@@ -88,9 +88,7 @@ def test_one_own_password_does_not_hide_guesses_at_others(entrance: Entrance, cl
 
 def test_neither_names_nor_addresses_can_fill_the_table(database: Database, clock: Clock) -> None:
     attempts = Attempts(database, b"key", clock)
-    buckets = {
-        bucket for n in range(300) for bucket in attempts.begin(f"name{n}", f"10.0.{n // 250}.{n % 250}").buckets
-    }
+    buckets = {bucket for n in range(120) for bucket in attempts.begin(f"name{n}", f"10.0.0.{n}").buckets}
     assert max(buckets) < 2 * 65_536
     assert rows(database, "SELECT count(*) FROM login_attempt") == [(len(buckets),)]
     other = Attempts(database, b"another key", clock).begin("name1", "10.0.0.1").buckets

@@ -72,6 +72,22 @@ def test_a_new_password_replaces_the_old_one(entrance: Entrance) -> None:
         entrance.users.set_password("ada", "short")
 
 
+def test_another_role_holds_for_sessions_that_go_on(entrance: Entrance, database: Database) -> None:
+    entrance.users.add("ada", Role.ADMINISTRATOR, PASSWORD)
+    cookie = entrance.sessions.begin_in_browser("ada")
+    entrance.users.set_role("Ada", Role.CLINICIAN, scopes=["read"], actor="root")
+    who = entrance.sessions.of_cookie(cookie)
+    assert who is not None
+    assert (who.role, who.scopes) == (Role.CLINICIAN, {"read"})
+    with pytest.raises(InputError, match="the role auditor has no read"):
+        entrance.users.set_role("ada", Role.AUDITOR, scopes=["read"])
+    with database.read() as session:
+        query = "SELECT actor, detail FROM audit_event WHERE action = 'change-role'"
+        assert [tuple(row) for row in session.connection().exec_driver_sql(query).all()] == [
+            ("root", "clinician: read")
+        ]
+
+
 def test_who_is_not_there_cannot_be_changed(entrance: Entrance) -> None:
     for change in (entrance.users.disable, entrance.users.enable, entrance.users.get):
         with pytest.raises(NotFound, match="no user 'nobody'"):
