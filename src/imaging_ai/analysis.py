@@ -24,6 +24,7 @@ from imaging_ai.errors import SeriesRefused
 from imaging_ai.explain.pictures import key_slices
 from imaging_ai.explanations import Explained, explain
 from imaging_ai.infer.classify import classify, reported
+from imaging_ai.infer.frames import Part
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.phases import time_points
 from imaging_ai.infer.segment import find, probability_map
@@ -90,12 +91,14 @@ def analyse(
     report(0, Stage.READ)
     explaining = model.entry.explain.asked(explained)
     order = _Order(job_uid, created_at, supersedes, reject_superseded, remark, explaining)
-    points = list(time_points(series)) if model.reads_planes else [series]
+    points: list[Mapping[str, Iterable[bytes | Dataset | Part]]] = [series]
+    if model.reads_planes:
+        points = list(time_points(series))
     return _at_once(points[0], model, report, order) if len(points) == 1 else _over_time(points, model, report, order)
 
 
 def _at_once(
-    series: Mapping[str, Iterable[bytes | Dataset]], model: LoadedModel, report: Report, order: _Order
+    series: Mapping[str, Iterable[bytes | Dataset | Part]], model: LoadedModel, report: Report, order: _Order
 ) -> Analysis:
     clock = _Clock()
     volumes = {name: read_volume(files) for name, files in series.items()}
@@ -155,7 +158,7 @@ def _encode(
 
 
 def _over_time(
-    points: Sequence[Mapping[str, Iterable[bytes | Dataset]]], model: LoadedModel, report: Report, order: _Order
+    points: Sequence[Mapping[str, Iterable[bytes | Dataset | Part]]], model: LoadedModel, report: Report, order: _Order
 ) -> Analysis:
     """Run a model that reads slice by slice on each time point: objects of its own for each, on its own instances."""
     parts: list[Analysis] = []

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.infer.numbers import number, positive
 
-__all__ = ["Frame", "flat_frames", "frames_of"]
+__all__ = ["Frame", "Part", "flat_frames", "frames_of"]
 
 #: What tells apart frames at the same place, in the order in which it is worth telling.
 _PHASES = (
@@ -24,6 +24,7 @@ _PHASES = (
     "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
     "DiffusionBValue",
     "EchoTime",
     "EchoNumbers",
@@ -63,6 +64,14 @@ class Frame:
         """Unit vector along the stack: row direction x column direction."""
         normal = np.cross(self.orientation[:3], self.orientation[3:])
         return np.asarray(normal / np.linalg.norm(normal))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some frames of an instance, the others being none of a volume's; `frames` are indices from 0."""
+
+    ds: Dataset
+    frames: frozenset[int]
 
 
 def frames_of(ds: Dataset) -> list[Frame]:

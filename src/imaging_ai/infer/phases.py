@@ -11,7 +11,7 @@ import numpy as np
 from pydicom import Dataset
 
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.frames import Frame, frames_of
+from imaging_ai.infer.frames import Frame, Part, frames_of
 from imaging_ai.infer.volume import parse_instance
 
 __all__ = ["time_points"]
@@ -22,6 +22,7 @@ _TIMES = (
     "TemporalPositionIdentifier",
     "NominalPercentageOfCardiacPhase",
     "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
     "FrameReferenceTime",
     "ContentTime",
     "AcquisitionTime",
@@ -32,8 +33,10 @@ _SAME_PLACE = 0.02
 _Place = tuple[int, ...]
 
 
-def time_points(series: Mapping[str, Iterable[bytes | Dataset]]) -> Sequence[Mapping[str, Sequence[Dataset]]]:
+def time_points(series: Mapping[str, Iterable[bytes | Dataset]]) -> Sequence[Mapping[str, Sequence[Dataset | Part]]]:
     """Split one series into its time points, in order; what has one, or is several series, comes back as it is.
+
+    Of an enhanced multi-frame instance each time point has some frames.
 
     Raises
     ------
@@ -41,35 +44,48 @@ def time_points(series: Mapping[str, Iterable[bytes | Dataset]]) -> Sequence[Map
         If it has several images at its places that time tells apart, but not as many at each.
     """
     parsed = {name: [parse_instance(file) for file in files] for name, files in series.items()}
+    whole: list[Mapping[str, Sequence[Dataset | Part]]] = [parsed]
     if len(parsed) > 1:
-        return [parsed]
+        return whole
     [(name, datasets)] = parsed.items()
     places = _places(datasets)
     counts = sorted(len(frames) for frames in places.values())
     usual = counts[len(counts) // 2] if counts else 1
     keyword = _telling(places.values()) if usual > 1 else None
     if keyword is None:  # one volume, or several that are not told apart by time: reading it decides
-        return [parsed]
+        return whole
     if counts[0] < counts[-1]:
         raise SeriesRefused(
             "repeated-positions",
             f"the {len(places)} positions have {counts[0]} to {counts[-1]} time points each: send the cine whole",
         )
     ordered = [sorted(frames, key=lambda frame: float(dict(frame.phases)[keyword])) for frames in places.values()]
-    return [{name: [frames[k].ds for frames in ordered]} for k in range(usual)]
+    return [{name: _parts(frames[k] for frames in ordered)} for k in range(usual)]
+
+
+def _parts(frames: Iterable[Frame]) -> list[Dataset | Part]:
+    """Return what holds these frames and no other."""
+    held: dict[int, list[Frame]] = {}
+    for frame in frames:
+        held.setdefault(id(frame.ds), []).append(frame)
+    return [
+        Part(some[0].ds, frozenset(one.index for one in some)) if "NumberOfFrames" in some[0].ds else some[0].ds
+        for some in held.values()
+    ]
 
 
 def _places(datasets: Iterable[Dataset]) -> dict[_Place, list[Frame]]:
-    """Gather the single-frame images by where they lie; others are none of a cine that can be split by its files."""
+    """Gather the frames by where they lie."""
     places: dict[_Place, list[Frame]] = {}
     for ds in datasets:
         try:
             frames = frames_of(ds)
         except SeriesRefused:
             continue
-        if len(frames) == 1 and not frames[0].localizer:
-            where = np.concatenate([frames[0].position / _SAME_PLACE, frames[0].orientation * 1000])
-            places.setdefault(tuple(np.rint(where).astype(int).tolist()), []).append(frames[0])
+        for frame in frames:
+            if not frame.localizer:
+                where = np.concatenate([frame.position / _SAME_PLACE, frame.orientation * 1000])
+                places.setdefault(tuple(np.rint(where).astype(int).tolist()), []).append(frame)
     return places
 
 

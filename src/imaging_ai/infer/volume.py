@@ -23,7 +23,7 @@ from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import NotDicom, SeriesRefused
-from imaging_ai.infer.frames import Frame, flat_frames, frames_of
+from imaging_ai.infer.frames import Frame, Part, flat_frames, frames_of
 from imaging_ai.infer.pixels import Pixels, is_color
 from imaging_ai.infer.stack import Stack, build_stack
 from imaging_ai.infer.suv import unit_and_factor
@@ -33,11 +33,13 @@ __all__ = ["parse_instance", "read_headers", "read_volume"]
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Instances without geometry are left out when they are no more than this part of the series.
 _UNPLACED = 0.1
+#: Stands for all frames of an instance.
+_ALL: frozenset[int] = frozenset()
 #: The extended scale of CT numbers ends below this.
 _HIGHEST_CT = 32767
 
 
-def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Volume:
+def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset | Part]) -> Volume:
     """Read the instances of one series, in any order.
 
     Raises
@@ -45,12 +47,15 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset]) -> Vo
     SeriesRefused
         If they are not the instances of one volume; `reason` says why not.
     """
-    datasets = [parse_instance(file) for file in files]
+    parts = [file if isinstance(file, Part) else Part(parse_instance(file), _ALL) for file in files]
+    datasets = [part.ds for part in parts]
     images = [ds for ds in datasets if any(keyword in ds for keyword in _PIXEL_KEYWORDS)]
     if not images:
         raise SeriesRefused("no-images", "the series has no instances with pixel data")
     _require_one(images, "SeriesInstanceUID", "mixed-series")
     frames, unplaced = _frames(images)
+    chosen = {id(part.ds): part.frames for part in parts if part.frames}
+    frames = [frame for frame in frames if frame.index in chosen.get(id(frame.ds), (frame.index,))]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
         pixels = _Decoded(pool, images)
         stack = build_stack(frames, pixels.same)

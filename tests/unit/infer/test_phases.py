@@ -45,6 +45,50 @@ def test_time_points_come_in_the_order_of_time(keyword: str) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
+def enhanced_cine(times: int) -> Dataset:
+    """Write the same as one instance, its frames in an order that is neither of time nor of place."""
+    frames = np.concatenate([phantoms.ball(SHAPE, radius=3 + k) for k in range(times)])
+    order = np.random.default_rng(0).permutation(len(frames))
+    ds = phantoms.enhanced(frames, spacing=(8.0, 1.0, 1.0), order=order.tolist())
+    places = phantoms.enhanced(frames[: SHAPE[0]], spacing=(8.0, 1.0, 1.0)).PerFrameFunctionalGroupsSequence
+    for group, number in zip(ds.PerFrameFunctionalGroupsSequence, order.tolist(), strict=True):
+        group.PlanePositionSequence = places[number % SHAPE[0]].PlanePositionSequence
+        group.FrameContentSequence[0].TemporalPositionIndex = number // SHAPE[0] + 1
+    return ds
+
+
+def test_the_time_points_of_an_enhanced_instance_are_frames_of_it() -> None:
+    ds = enhanced_cine(4)
+    points = time_points({"image": [phantoms.to_bytes(ds)]})
+    volumes = [read_volume(point["image"]) for point in points]
+    for k, volume in enumerate(volumes):
+        assert np.array_equal(volume.voxels, phantoms.ball(SHAPE, radius=3 + k))
+        of_it = [ds.PerFrameFunctionalGroupsSequence[one.frame_number - 1] for one in volume.sources]
+        assert {group.FrameContentSequence[0].TemporalPositionIndex for group in of_it} == {k + 1}
+    assert len({one.frame_number for volume in volumes for one in volume.sources}) == 4 * SHAPE[0]
+
+
+def test_one_enhanced_volume_stays_one() -> None:
+    ds = phantoms.enhanced(phantoms.ball(SHAPE, radius=5))
+    assert time_points({"image": [ds]}) == [{"image": [ds]}]
+
+
+def test_each_time_point_of_an_enhanced_instance_gets_a_result_on_its_own_frames(flat_model: LoadedModel) -> None:
+    ds = enhanced_cine(3)
+    files = [phantoms.to_bytes(ds)]
+    analysis = analyse({"image": files}, flat_model, lambda *_: None, job_uid="1.2", created_at=0.0)
+    segs = [dcmread(io.BytesIO(one.data)) for one in analysis.objects if one.kind == "SEG"]
+    assert len(segs) == 3
+    for k, seg in enumerate(segs):
+        sources = [
+            group.DerivationImageSequence[0].SourceImageSequence[0] for group in seg.PerFrameFunctionalGroupsSequence
+        ]
+        numbers = [one.ReferencedFrameNumber - 1 for one in sources]
+        times = {ds.PerFrameFunctionalGroupsSequence[n].FrameContentSequence[0].TemporalPositionIndex for n in numbers}
+        assert times == {k + 1}
+        assert np.array_equal(np.reshape(seg.pixel_array, (-1, *SHAPE[1:])) > 0, ds.pixel_array[numbers] > 150)
+
+
 def test_one_volume_stays_one() -> None:
     datasets = cine(1)
     assert time_points({"image": datasets}) == [{"image": datasets}]
