@@ -1,0 +1,1 @@
+"""Fuzzing of every parser that faces the network, guided by coverage: `make fuzz` (docs/hostile.md)."""
