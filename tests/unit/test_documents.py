@@ -25,7 +25,7 @@ def settings() -> dict[str, object]:
         value = getattr(defaults, name)
         if isinstance(value, msgspec.Struct):
             found |= {f"{name}.{key}": getattr(value, key) for key in value.__struct_fields__}
-        elif name not in {"rules", "destinations", "peers", "source"}:
+        elif name not in {"rules", "destinations", "peers", "retention", "source"}:
             found[name] = value
     return found
 
