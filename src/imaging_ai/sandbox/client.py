@@ -13,7 +13,7 @@ from pathlib import Path
 
 import imaging_ai
 from imaging_ai.catalog import ModelEntry
-from imaging_ai.errors import ImagingAiError, ModelProcessDied
+from imaging_ai.errors import ModelProcessDied
 from imaging_ai.sandbox.confine import Mode, Walls, Within, python_folders
 from imaging_ai.sandbox.messages import (
     Answer,
@@ -170,19 +170,14 @@ class Sandbox:
         self, message: Task | Check | Learn, report: Report, descriptor: int | None = None
     ) -> tuple[Answered, list[bytes]]:
         assert self._running is not None
-        try:
-            self._running.tell(message, descriptor)
-            answered, parts = self._running.hear(report)
-        except ImagingAiError:
-            if not self._running.alive:
-                self.start()  # the next job finds it warm
-            raise
+        self._running.tell(message, descriptor)
+        answered, parts = self._running.hear(report)
         if not isinstance(answered, Answered):
             raise self._nonsense()
         return answered, parts
 
     def _nonsense(self) -> ModelProcessDied:
-        self.start()
+        self.close()
         return ModelProcessDied("the process that ran the model answered another question, and was ended")
 
     def _say(self, walls: Walls) -> None:

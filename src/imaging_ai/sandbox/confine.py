@@ -40,6 +40,9 @@ _SYSTEM = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _GPU_SYSTEM = ("/proc/driver", "/proc/devices", "/proc/modules", "/proc/version", "/sys")
 
+#: What a GPU's driver may use beside its devices: memory that is shared, here with nobody.
+_SHARED_MEMORY, _OF_A_GPU = Path("/dev/shm"), ("memfd_create",)  # noqa: S108 - of this process alone
+
 _PR_SET_DUMPABLE = 4
 _MAX_FILES = 4096
 #: Memory that is asked for and not touched counts here and not in what is watched.
@@ -80,7 +83,7 @@ def confine(within: Within) -> Walls:
         return Walls()
     if not sys.platform.startswith("linux"):
         return Walls(missing=(f"everything: {sys.platform} has none of what Linux offers",))
-    scratch = Path(within.scratch)
+    scratch = [Path(within.scratch), *([_SHARED_MEMORY] if within.gpu else [])]
     standing: list[str] = []
     missing: list[str] = []
 
@@ -94,12 +97,13 @@ def confine(within: Within) -> Walls:
 
     put_up("no network", namespaces.isolate)
     put_up("scratch in memory", lambda: namespaces.mount_scratch(scratch, within.scratch_bytes))
-    keep = [scratch] if "scratch in memory" in standing else []
+    keep = scratch if "scratch in memory" in standing else []
+    os.chdir(within.scratch)  # anew: what was mounted lies over the folder that we were in
     put_up("no privilege", namespaces.drop_capabilities)
     put_up("limits", lambda: _limit(within))
     die_with_parent(within.parent)  # a change of privilege has made the kernel forget it
     put_up("few files", lambda: _close_files(within, keep))
-    put_up("few system calls", seccomp.install)
+    put_up("few system calls", lambda: seccomp.install(_OF_A_GPU if within.gpu else ()))
     return Walls(tuple(standing), tuple(missing))
 
 

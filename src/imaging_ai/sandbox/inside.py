@@ -23,6 +23,7 @@ class Inside:
 
     def __init__(self, spec: Spec) -> None:
         device = choose_device(spec.device, threads=spec.threads)
+        self.device = device.type
         self._models = Registry(device, spec.memory_budget, allow_scripts=spec.allow_scripts)
 
     def analyse(self, entry: ModelEntry, _digest: str, series: Series, order: Order, report: Report) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["drop_capabilities", "isolate", "mount_scratch"]
@@ -36,8 +37,8 @@ def isolate() -> None:
         raise OSError(ctypes.get_errno(), "namespaces")
 
 
-def mount_scratch(folder: Path, size: int) -> None:
-    """Put a file system of `size` bytes in memory over a folder, for this process alone, and go there.
+def mount_scratch(folders: Iterable[Path], size: int) -> None:
+    """Put a file system of `size` bytes in memory over each folder, for this process alone.
 
     Raises
     ------
@@ -48,9 +49,10 @@ def mount_scratch(folder: Path, size: int) -> None:
     if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
         raise OSError(ctypes.get_errno(), "mount")
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, f"size={size},nr_inodes=4096,mode=0700".encode()):
-        raise OSError(ctypes.get_errno(), "mount")
-    os.chdir(folder)
+    options = f"size={size},nr_inodes=4096,mode=0700".encode()
+    for folder in folders:
+        if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", flags, options):
+            raise OSError(ctypes.get_errno(), "mount")
 
 
 def drop_capabilities() -> None:

@@ -11,7 +11,7 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 __all__ = ["install", "program"]
 
@@ -169,8 +169,10 @@ _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _Instruction = tuple[int, int, int, int]
 
 
-def program(machine: str, pid: int) -> list[_Instruction]:
+def program(machine: str, pid: int, but: Collection[str] = ()) -> list[_Instruction]:
     """Return the filter for a process as BPF instructions (code, jump if true, jump if false, value).
+
+    `but` names calls that are refused otherwise.
 
     Raises
     ------
@@ -187,15 +189,15 @@ def program(machine: str, pid: int) -> list[_Instruction]:
         (_LOAD, 0, 0, _NUMBER),
         (_NOT_BELOW, 0, 1, _NEWEST + 1),
         (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
-        *_rules(column, pid),
+        *_rules(column, pid, but),
         (_RETURN, 0, 0, _ALLOW),
     ]
 
 
-def _rules(column: int, pid: int) -> Iterator[_Instruction]:
+def _rules(column: int, pid: int, but: Collection[str]) -> Iterator[_Instruction]:
     refuse, allow = (_RETURN, 0, 0, _ERROR | errno.EPERM), (_RETURN, 0, 0, _ALLOW)
-    for numbers in _REFUSED.values():
-        if (number := numbers[column]) is not None:
+    for name, numbers in _REFUSED.items():
+        if name not in but and (number := numbers[column]) is not None:
             yield from ((_EQUAL, 0, 1, number), refuse)
     yield from ((_EQUAL, 0, 1, _CLONE3[column]), (_RETURN, 0, 0, _ERROR | errno.ENOSYS))  # its flags cannot be seen
     yield from ((_EQUAL, 0, 4, _CLONE[column]), _argument(0), (_ANY_BIT, 0, 1, _CLONE_THREAD), allow, refuse)
@@ -216,15 +218,15 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
 
-def install() -> None:
-    """Filter the system calls of this thread and of those that it starts, for good.
+def install(but: Collection[str] = ()) -> None:
+    """Filter the system calls of this thread and of those that it starts, for good; `but` are let through.
 
     Raises
     ------
     OSError
         If the kernel has no such filter, or not for this machine.
     """
-    instructions = program(platform.machine(), os.getpid())
+    instructions = program(platform.machine(), os.getpid(), but)
     code = b"".join(struct.pack("=HBBI", *one) for one in instructions)
     given = _Program(len(instructions), code)
     libc = ctypes.CDLL(None, use_errno=True)

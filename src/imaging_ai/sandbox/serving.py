@@ -63,6 +63,8 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
     except Exception as error:  # noqa: BLE001 - the edge of the process: the other side must learn of it
         mouth.say(Ready(walls, _failed(error)))
         return
+    if within.gpu and inside.device != "cuda":
+        logger.warning('a GPU is there and cannot be used; docs/sandbox.md, "GPUs", says what to try')
     mouth.say(Ready(walls))
     try:
         while True:

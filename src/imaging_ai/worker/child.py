@@ -14,6 +14,7 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Job, Stage
+from imaging_ai.errors import ModelOutOfMemory, ModelProcessDied
 from imaging_ai.worker.messages import Ended, PipelineSpec, Progress, Ready, Report, Start, Task
 
 __all__ = ["RUNNER_DIED", "Interrupt", "Runner"]
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 #: The code of a failure: the process ended without saying anything.
 RUNNER_DIED = "runner-died"
 
+#: After these the process that ran the model is gone, or has too little left.
+_SPENT = (ModelProcessDied.code, ModelOutOfMemory.code)
 _CHECK_EVERY = 0.5
 
 
@@ -104,6 +107,8 @@ class Runner:
             raise
         finally:
             self.busy = False
+        if isinstance(end, Failure) and end.code in _SPENT:
+            self.kill()  # the next job waits for another before it is claimed, and has its whole time
         return end
 
     def _watch(
