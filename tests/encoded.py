@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 import phantoms
-from imaging_ai.core.finding import Algorithm, Code, Finding, Measurement, ParametricMap, SegmentDescription
+from imaging_ai.core.explanation import Explanation
+from imaging_ai.core.finding import (
+    Algorithm,
+    ClassDescription,
+    Code,
+    Evaluation,
+    Finding,
+    Measurement,
+    ParametricMap,
+    Picture,
+    SegmentDescription,
+)
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.region import Region
 from imaging_ai.core.volume import Volume
@@ -40,6 +51,7 @@ LESION = SegmentDescription(
     anatomic_region=Code("10200004", "SCT", "Liver"),
     cielab=(60.0, 50.0, -20.0),
 )
+CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 VOLUME = Measurement(Code("118565006", "SCT", "Volume"), 12.345678901234, Code("ml", "UCUM", "milliliter"))
 MEAN = Measurement(
     Code("112031", "DCM", "Attenuation Coefficient"),
@@ -113,6 +125,23 @@ def probability(volume: Volume, **options: object) -> ParametricMap:
         **options,
     }
     return ParametricMap(**described)  # type: ignore[arg-type]
+
+
+def explanation(volume: Volume, uid: str, number: int = 1, slices: tuple[int, ...] = (2, 0)) -> Explanation:
+    """Make the explanation of what has a tracking UID."""
+    picture = Picture(np.zeros((4, 4, 3), np.uint8), slices[0], "Grad-CAM of Lesion", CAM)
+    mapped = probability(volume, name=f"grad-cam {number}", quantity=CAM)
+    return Explanation(uid, f"Lesion {number}", "grad-cam", mapped, slices, (picture,))
+
+
+def evaluations(volume: Volume) -> list[Evaluation]:
+    """Say of a class that it is there, in the series and in one of its instances."""
+    bleeding = ClassDescription("Bleeding", Code("50960005", "SCT", "Hemorrhage"), 0.4)
+    instance = volume.sources[0].sop_instance_uid
+    return [
+        Evaluation(bleeding, 0.9, "Bleeding", derive_uid("test", "class"), (), True),
+        Evaluation(bleeding, 0.7, "Bleeding, image 1", derive_uid("test", "class", "1"), (instance,), True),
+    ]
 
 
 def encode(volume: Volume, some: Sequence[Finding] | None = None, **options: object) -> dict[str, EncodedObject]:

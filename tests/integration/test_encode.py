@@ -17,7 +17,8 @@ from PIL import Image
 
 import encoded
 from imaging_ai.core.volume import Volume
-from imaging_ai.encode import EncodedObject, check
+from imaging_ai.encode import EncodedObject, check, encode_refusal
+from others import dciodvfy_errors
 from services import missing, require_program
 
 #: What is read: the series of the data folder, and how many of its files.
@@ -94,6 +95,22 @@ def test_dciodvfy_finds_no_error(objects: dict[str, EncodedObject], volume: Volu
         errors = [e for e in errors if "ImageOrientationPatient" not in e or "expected <= 16" not in e]
     assert not errors
     assert output.strip(), "dciodvfy says at least what kind of object it was shown"
+
+
+def test_dciodvfy_finds_no_error_in_classes_explanations_and_refusals(volume: Volume, tmp_path: Path) -> None:
+    found, classes = encoded.findings(volume.grid.shape), encoded.evaluations(volume)
+    explained = [one.tracking_uid for one in (*found, *classes) if getattr(one, "found", True)]
+    why = [encoded.explanation(volume, uid, k, slices=(0,)) for k, uid in enumerate(explained, 1)]
+    made = encoded.encode(volume, found, evaluations=classes, explanations=why)
+    assert {"SR", "PM 4", "SC 4", "KO 4"} <= set(made)
+    looked_for = [(one.description.label, one.description.property_type) for one in found]
+    when = {"job_uid": encoded.JOB_UID, "created_at": encoded.CREATED_AT}
+    refused = encode_refusal(volume, looked_for, "too few slices", encoded.MODEL, **when)  # type: ignore[arg-type]
+    long = max(len(str(cosine)) for cosine in cosines(volume)) > 16  # as above
+    for obj in (refused, *(made[kind] for kind in ("SR", "PM 4", "SC 4", "KO", "KO 4"))):
+        check(obj, volume)
+        errors = dciodvfy_errors(save(obj, tmp_path))
+        assert [e for e in errors if not (long and obj.kind == "PM" and "ImageOrientationPatient" in e)] == []
 
 
 @pytest.mark.parametrize("kind", ["SR", "SR 2", "KO"])

@@ -18,6 +18,7 @@ from imaging_ai.catalog import read_model
 from imaging_ai.catalog.metadata import network_format, read_metadata
 from imaging_ai.infer.bundle import load_bundle
 from imaging_ai.infer.volume import read_volume
+from others import dciodvfy_errors
 
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "oblique": {"orientation": phantoms.OBLIQUE, "reverse": True},
@@ -76,7 +77,10 @@ def test_a_classifier_reads_an_endoscopy_that_has_no_place_in_the_patient(real_d
         ds.file_meta.MediaStorageSOPClassUID = VLEndoscopicImageStorage
     files = [phantoms.to_bytes(ds) for ds in datasets]
     analysis = analyse({"image": files}, model, lambda *_: None, job_uid="1.2", created_at=0.0)
-    assert {one.kind for one in analysis.objects} == {"SR"}
+    (report,) = analysis.objects
+    assert report.kind == "SR"
+    (tmp_path / "sr.dcm").write_bytes(report.data)
+    assert dciodvfy_errors(tmp_path / "sr.dcm") == []
     assert model.notes == ()
     chances = [one.probability for one in analysis.evaluations]
     assert len(chances) == 2

@@ -7,24 +7,15 @@ import pytest
 
 import encoded
 import phantoms
-from imaging_ai.core.explanation import Explanation
-from imaging_ai.core.finding import Code, Picture
+from imaging_ai.core.finding import Picture
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode import EncodedObject, check
 from imaging_ai.infer.volume import read_volume
 
-CAM = Code("130403", "DCM", "Gradient-weighted class activation")
-
-
-def explanation(volume: Volume, uid: str, number: int = 1, slices: tuple[int, ...] = (2, 0)) -> Explanation:
-    picture = Picture(np.zeros((4, 4, 3), np.uint8), slices[0], "Grad-CAM of Lesion", CAM)
-    mapped = encoded.probability(volume, name=f"grad-cam {number}", quantity=CAM)
-    return Explanation(uid, f"Lesion {number}", "grad-cam", mapped, slices, (picture,))
-
 
 def explained(volume: Volume, **how: object) -> dict[str, EncodedObject]:
     found = encoded.findings(volume.grid.shape)
-    why = [explanation(volume, one.tracking_uid, number) for number, one in enumerate(found, 1) if one.found]
+    why = [encoded.explanation(volume, one.tracking_uid, number) for number, one in enumerate(found, 1) if one.found]
     made = encoded.encode(volume, found, kinds=("SEG", "SR"), explanations=why, **how)
     for one in made.values():
         check(one, volume)
@@ -59,7 +50,7 @@ def test_other_maps_and_pictures_are_not_taken_for_explanations(volume: Volume) 
         kinds=("SEG", "SR", "PM", "SC"),
         maps=[encoded.probability(volume)],
         pictures=[plain],
-        explanations=[explanation(volume, found[0].tracking_uid)],
+        explanations=[encoded.explanation(volume, found[0].tracking_uid)],
     )
     assert list(made) == ["SEG", "SR", "PM", "PM 2", "SC", "SC 2", "KO"]
     text = str(encoded.read(made["SR"]))
@@ -67,7 +58,7 @@ def test_other_maps_and_pictures_are_not_taken_for_explanations(volume: Volume) 
     assert made["SC 2"].sop_instance_uid in text
     assert made["PM"].sop_instance_uid not in text
     assert made["SC"].sop_instance_uid not in text
-    assert encoded.read(made["SC 2"]).DerivationCodeSequence[0].CodeValue == CAM.value
+    assert encoded.read(made["SC 2"]).DerivationCodeSequence[0].CodeValue == encoded.CAM.value
 
 
 def test_the_note_is_of_interest_and_names_the_slices_the_map_and_the_picture(volume: Volume) -> None:
