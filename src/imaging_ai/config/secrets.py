@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from imaging_ai.errors import ConfigError
 
-__all__ = ["insert_passwords", "masked", "refuse_secrets"]
+__all__ = ["insert_passwords", "masked", "read_secret", "refuse_secrets"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ def insert_passwords(tree: Mapping[str, Any], where: str) -> None:
         address = url.netloc.rpartition("@")[2]
         user = quote(url.username or "", safe="%")
         table["url"] = urlunsplit(
-            url._replace(netloc=f"{user}:{quote(_read(file, section, where), safe='')}@{address}")
+            url._replace(
+                netloc=f"{user}:{quote(read_secret(file, f'{where}: {section}.password_file'), safe='')}@{address}"
+            )
         )
 
 
@@ -103,16 +105,25 @@ def _is_secret(key: str) -> bool:
     return _SECRET_KEY.fullmatch(key) is not None and _PLACES.fullmatch(key) is None
 
 
-def _read(file: str, section: str, where: str) -> str:
+def read_secret(file: str, where: str) -> str:
+    """Return the secret that a file holds, "" when none is named. `where` names the key in messages.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is empty.
+    """
+    if not file:
+        return ""
     path = Path(file).expanduser()
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError(f"{where}: {section}.password_file: {file} cannot be read ({reason})") from None
+        raise ConfigError(f"{where}: {file} cannot be read ({reason})") from None
     if not text:
-        raise ConfigError(f"{where}: {section}.password_file: {file} is empty; write the password into it")
+        raise ConfigError(f"{where}: {file} is empty; write the secret into it")
     if mode & stat.S_IROTH:
         _log.warning("the secret file %s can be read by everybody on this machine; chmod 600 it", file)
     return text

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from imaging_ai.core.permission import Role
+
 __all__ = [
     "AuditSettings",
     "AuthSettings",
@@ -86,7 +88,10 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who may use the web server: who logs in or has a token, or (`off`, only on loopback) everyone on this machine."""
+    """Who may use the web server: who logs in or has a token, or (`off`, only on loopback) everyone on this machine.
+
+    With an `oidc_issuer` people log in with that provider (docs/security.md).
+    """
 
     mode: Literal["off", "token"] = "token"
     key_file: str = ""
@@ -94,6 +99,14 @@ class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_minutes: Positive = 15.0
     session_hours: Positive = 12.0
     emergency_minutes: Positive = 60.0
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    oidc_client_secret_file: str = ""
+    oidc_audience: str = ""
+    oidc_scopes: tuple[str, ...] = ("openid", "profile")
+    oidc_role_claim: str = "groups"
+    oidc_roles: dict[str, Role] = {}
+    oidc_ca_file: str = ""
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -13,8 +13,11 @@ from imaging_ai.db.engine import Database
 from imaging_ai.errors import OverLimit
 from imaging_ai.people.attempts import Attempts
 from imaging_ai.people.emergency import Emergencies
+from imaging_ai.people.guests import Guests
 from imaging_ai.people.invitations import Invitations
 from imaging_ai.people.key import ServerKey
+from imaging_ai.people.oidc import OpenId
+from imaging_ai.people.oidc_provider import Provider
 from imaging_ai.people.passwords import LONGEST, Passwords
 from imaging_ai.people.sessions import Lifetimes, Sessions
 from imaging_ai.people.signing import Signing
@@ -28,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """Who is known here, and who is in. `also` are verifiers of bearer tokens that are made elsewhere."""
+    """Who is known here, and who is in. `also` are verifiers of bearer tokens that are made elsewhere.
+
+    `openid` is the provider of the hospital, where there is one.
+    """
 
     database: Database
     users: Users
@@ -39,6 +45,7 @@ class Entrance:
     invitations: Invitations
     lifetimes: Lifetimes
     also: tuple[Verifier, ...] = ()
+    openid: OpenId | None = None
 
     @classmethod
     def open(
@@ -49,6 +56,7 @@ class Entrance:
         *,
         passwords: Passwords | None = None,
         also: Sequence[Verifier] = (),
+        provider: Provider | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Entrance:
         """Put it together over a database."""
@@ -63,12 +71,14 @@ class Entrance:
             Invitations(database, passwords, clock),
             lifetimes,
             tuple(also),
+            OpenId(provider, Guests(database), key.derive("openid login"), clock) if provider else None,
         )
 
     @property
     def verifiers(self) -> tuple[Verifier, ...]:
         """What bearer tokens are shown to, one after another."""
-        return (self.tokens.principal, self.sessions.of_access_token, *self.also)
+        provider = (self.openid.principal,) if self.openid else ()
+        return (self.tokens.principal, self.sessions.of_access_token, *self.also, *provider)
 
     def know(self, name: str, password: str, origin: str) -> str | None:
         """Return who this is, as the name is kept; None if name and password do not belong together.

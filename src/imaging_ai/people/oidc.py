@@ -1,9 +1,9 @@
 """OpenID Connect: people and programs that the provider of a hospital knows (OpenID Connect Core 1.0, RFC 9700).
 
-Programs show a token that the provider signed, as bearer. People log in there with their browser, by authorization code
-with PKCE (RFC 7636), state and nonce, and get a session of ours. What a login has to remember is a secret in a cookie of
-the browser that began it; state, nonce and code verifier are made of it with a key of this server. So nothing is kept
-here, and a code is good only in the browser that asked for it.
+Programs show a token that the provider signed, as bearer. People log in there with their browser, by authorization
+code with PKCE (RFC 7636), state and nonce, and get a session of ours. What a login has to remember is a secret in a
+cookie of the browser that began it; state, nonce and code verifier are made of it with a key of this server. So nothing
+is kept here, and a code is good only in the browser that asked for it.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class OpenId:
         return LoggedIn(self._guests.come_in(Guest.of(claims, role), origin), then)
 
     def _believed(self, token: str, audience: str) -> dict[str, Any] | None:
-        """Return the claims of a token that the provider signed for somebody; None if there is anything wrong with it."""
+        """Return the claims of a token that the provider signed for somebody; None if anything is wrong with it."""
         if len(token) > _LONGEST or token.count(".") != 2:
             return None
         try:
@@ -146,7 +146,7 @@ class OpenId:
         return party == self._registration.client_id and _equal(claims.get("nonce"), nonce)
 
     def _wanted(self, cookie: str, state: str) -> str | None:
-        """Return where the login that a cookie began was to lead; None if it is another than that of `state`, or old."""
+        """Return where the login of a cookie was to lead; None if it is another than that of `state`, or old."""
         if not _equal(state, self._made("state", cookie)):
             return None
         began, _, then = cookie.split(".")
@@ -164,7 +164,7 @@ def _role(registration: Registration, claims: Mapping[str, Any]) -> Role | None:
         found = claims
         for name in registration.role_claim.split("."):
             found = found.get(name) if isinstance(found, dict) else None
-    said = {found} if isinstance(found, str) else {one for one in found if isinstance(one, str)} if isinstance(found, list) else ()
+    said = [found] if isinstance(found, str) else found if isinstance(found, list) else []
     return next((role for name, role in registration.roles.items() if name in said), None)
 
 

@@ -1,13 +1,15 @@
 """The OpenID provider of a hospital: its endpoints (OpenID Connect Discovery 1.0 4), its keys (RFC 7517), its tokens.
 
-It is spoken to at the address of its issuer and nowhere else, over TLS, with limits of time and size, and no redirection
-is followed. Its keys are kept for a while. A key that is not among them is asked for once, so that keys can be changed
-there at any time; but not more often than every few seconds, so that nobody makes us ask all day with invented keys.
+It is spoken to at the address of its issuer and nowhere else, over TLS, with limits of time and size, and no
+redirection is followed. Its keys are kept for a while. A key that is not among them is asked for once, so that keys can
+be changed there at any time; but not more often than every few seconds, so that nobody makes us ask all day with
+invented keys.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -68,12 +70,20 @@ class Registration:
     def __post_init__(self) -> None:
         parts = urlsplit(self.issuer)
         local = parts.scheme == "http" and parts.hostname in _LOOPBACK
-        if not parts.hostname or parts.username or parts.query or parts.fragment or not (parts.scheme == "https" or local):
+        if (
+            not parts.hostname
+            or parts.username
+            or parts.query
+            or parts.fragment
+            or not (parts.scheme == "https" or local)
+        ):
             raise ConfigError("auth.oidc_issuer: give the https:// address of the issuer (http:// on loopback only)")
         if not self.client_id:
             raise ConfigError("auth.oidc_client_id: say as what this server is registered with the provider")
         if not self.roles:
-            raise ConfigError('auth.oidc_roles: nobody could come in; say which groups are what: { "radiology" = "clinician" }')
+            raise ConfigError(
+                'auth.oidc_roles: nobody could come in; say which groups are what: { "radiology" = "clinician" }'
+            )
         if "openid" not in self.scopes:
             raise ConfigError('auth.oidc_scopes: "openid" has to be among them')
 
@@ -126,14 +136,14 @@ class Provider:
     def __init__(self, registration: Registration, clock: Callable[[], float] = time.monotonic) -> None:
         self.registration, self._clock = registration, clock
         self._client = httpx.Client(
-            verify=client_context(registration.ca_file),
+            verify=client_context(registration.ca_file) if registration.issuer.startswith("https:") else False,
             trust_env=False,
             follow_redirects=False,
             timeout=httpx.Timeout(_SECONDS),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         )
         self._said: _Said | None = None
-        self._asked_at, self._trouble = -_BETWEEN, ""
+        self._asked_at, self._trouble = -math.inf, ""
         self._asking, self._waiting = threading.Lock(), threading.BoundedSemaphore(_WAITING)
 
     @property

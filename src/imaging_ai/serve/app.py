@@ -83,7 +83,8 @@ def make_app(
     if dicomweb is not None:
         routers.append(fhir_router(database, Source(dicomweb.ae_title, socket.gethostname()), doors))
     if viewer is not None:
-        routers.append(viewer_router(viewer, [way_to_login(doorkeeper)] if doorkeeper else doors))
+        login = "/login/oidc" if entrance and entrance.openid else "/login"
+        routers.append(viewer_router(viewer, [way_to_login(doorkeeper, login)] if doorkeeper else doors))
     if entrance and doorkeeper:
         routers.append(login_pages(LoginDesk(entrance, doorkeeper, few, PATH if viewer else "")))
     app = Litestar(

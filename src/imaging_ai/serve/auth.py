@@ -124,6 +124,10 @@ class Doorkeeper:
         """Say whether browsers see this server by HTTPS."""
         return connection.scope["scheme"] in ("https", "wss") or self._public_url.startswith("https://")
 
+    def address(self, connection: Connection) -> str:
+        """Return the address of this server as browsers see it, without a path."""
+        return self._public_url or str(connection.base_url).rstrip("/")
+
     def cookie_name(self, connection: Connection) -> str:
         """Return the name of our cookie; a browser lets nobody but an HTTPS server of this very name set `__Host-…`."""
         return "__Host-imaging-ai" if self.is_secure(connection) else "imaging-ai"

@@ -19,7 +19,7 @@ from imaging_ai.people.entrance import Entrance
 from imaging_ai.serve.access import origin
 from imaging_ai.serve.auth import Doorkeeper
 from imaging_ai.serve.guards import Door, require_host
-from imaging_ai.serve.login_html import HEADERS, forward_page, home_page
+from imaging_ai.serve.login_html import HEADERS, forward_page, home_page, login_page
 
 __all__ = ["AnyRequest", "LoginDesk", "go", "html", "way_to_login"]
 
@@ -54,6 +54,10 @@ class LoginDesk:
         begun = partial(self.entrance.sessions.begin_in_browser, name, origin(request), how=how)
         return go(then, self.cookie(request, await to_thread.run_sync(begun)))
 
+    def ask(self, then: str, *, name: str = "", message: str = "") -> str:
+        """Make the page that asks for name and password, or offers the login of the hospital."""
+        return login_page(then, name=name, message=message, openid=self.entrance.openid is not None)
+
     def show_home(self, who: Principal, message: str = "", status: int = 200) -> Response[str]:
         """Show who is logged in, and what can be done."""
         return html(home_page(who, viewer=self.viewer, message=message), status)
@@ -81,7 +85,7 @@ def go(where: str, *cookies: Cookie) -> Response[Any]:
     return Response(b"", status_code=303, headers={**HEADERS, "Location": where}, cookies=list(cookies))
 
 
-def way_to_login(doorkeeper: Doorkeeper) -> Door:
+def way_to_login(doorkeeper: Doorkeeper, login: str = "/login") -> Door:
     """Make the door of pages for people: who has not logged in is led to where that is done, and back again.
 
     Files of a page (with a "." in their name) are let through: they know nothing of any patient. So is an address with
@@ -96,7 +100,7 @@ def way_to_login(doorkeeper: Doorkeeper) -> Door:
                 if not _is_open(request):
                     await doorkeeper.require(request, "read")
             except NotAuthorizedException:
-                await _led(request).to_asgi_response(None, request)(scope, receive, send)
+                await _led(request, login).to_asgi_response(None, request)(scope, receive, send)
             else:
                 await app(scope, receive, send)
 
@@ -110,10 +114,10 @@ def _is_open(request: AnyRequest) -> bool:
     return ("." in name and not name.endswith(".html")) or "token" in request.query_params
 
 
-def _led(request: AnyRequest) -> Response[Any]:
+def _led(request: AnyRequest, login: str) -> Response[Any]:
     """Lead to the login; first over a page of ours, if a page elsewhere led here: then a strict cookie is not shown."""
     query = request.scope["query_string"].decode("ascii", "ignore")
     wanted = quote(request.scope["path"]) + (f"?{query}" if query else "")
     if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return html(forward_page(wanted))
-    return go(f"/login?next={quote(wanted, safe='/')}")
+    return go(f"{login}?next={quote(wanted, safe='/')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from hashlib import sha256
 from html import escape
+from urllib.parse import quote
 
 from imaging_ai.core.principal import Principal
 
@@ -14,9 +15,10 @@ _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { margin: 12vh auto; max-width: 22rem; padding: 0 1rem; }
 h1, h2 { font-size: 1.4rem; font-weight: 600; }
-label, button, input, textarea { display: block; width: 100%; box-sizing: border-box; font: inherit; }
+label, button, .button, input, textarea { display: block; width: 100%; box-sizing: border-box; font: inherit; }
 input, textarea { margin: .2rem 0 1rem; padding: .5rem; border: 1px solid #888; border-radius: .3rem; }
-button { margin: 1rem 0; padding: .6rem; border: 0; border-radius: .3rem; background: #0b63b6; color: #fff; }
+button, .button { margin: 1rem 0; padding: .6rem; border: 0; border-radius: .3rem; background: #0b63b6; color: #fff; }
+.button { text-align: center; text-decoration: none; }
 .alarm { background: #a31515; }
 [role=alert] { border-left: .3rem solid #a31515; padding-left: .7rem; }
 """
@@ -52,10 +54,12 @@ _NEW = (
 _REASON = '<label>Why? <textarea name="reason" required minlength="5" maxlength="500" rows="3"></textarea></label>'
 
 
-def login_page(then: str, *, name: str = "", message: str = "") -> str:
-    """Ask for name and password, and lead to `then` afterwards."""
+def login_page(then: str, *, name: str = "", message: str = "", openid: bool = False) -> str:
+    """Ask for name and password, or offer the login of the hospital (`openid`), and lead to `then` afterwards."""
     fields = _NAME.format(name=escape(name)) + _OLD + _hidden("next", then)
-    return _page("Log in", _alert(message) + _form("/login", fields, "Log in"))
+    elsewhere = f'<a class="button" href="/login/oidc?next={quote(then, safe="")}">Log in with the hospital</a>'
+    offered = f"{elsewhere}<h2>Or with a password</h2>" if openid else ""
+    return _page("Log in", _alert(message) + offered + _form("/login", fields, "Log in"))
 
 
 def first_page(link: str, *, name: str = "", message: str = "") -> str:

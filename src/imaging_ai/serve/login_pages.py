@@ -20,7 +20,8 @@ from imaging_ai.errors import InputError, OverLimit
 from imaging_ai.serve.access import origin
 from imaging_ai.serve.guards import door
 from imaging_ai.serve.login_desk import AnyRequest, LoginDesk, go, html
-from imaging_ai.serve.login_html import first_page, login_page
+from imaging_ai.serve.login_html import first_page
+from imaging_ai.serve.oidc import oidc_pages
 
 __all__ = ["login_pages"]
 
@@ -33,8 +34,9 @@ _USED_UP = "This link is not good any more. The next start of the server shows a
 
 
 def login_pages(desk: LoginDesk) -> Router:
-    """Answer `/login`, `/logout`, `/first` and `/emergency` with pages."""
-    handlers = [*_login(desk), *_first(desk), _logout(desk), _emergency(desk)]
+    """Answer `/login`, `/logout`, `/first` and `/emergency` with pages, and `/login/oidc` where there is a provider."""
+    elsewhere = oidc_pages(desk, desk.entrance.openid) if desk.entrance.openid else []
+    handlers = [*_login(desk), *elsewhere, *_first(desk), _logout(desk), _emergency(desk)]
     return Router("/", route_handlers=handlers, include_in_schema=False, request_max_body_size=_LARGEST_BODY)
 
 
@@ -44,7 +46,7 @@ def _login(desk: LoginDesk) -> list[HTTPRouteHandler]:
     @get("/login", opt=_OPEN)
     async def ask(request: AnyRequest, then: Next = "") -> Response[str]:
         who = await desk.doorkeeper.visitor(request)
-        return desk.show_home(who) if who else html(login_page(desk.wanted(then)))
+        return desk.show_home(who) if who else html(desk.ask(desk.wanted(then)))
 
     @post("/login", opt=_OPEN)
     async def answer(request: AnyRequest, data: Form) -> Response[Any]:
@@ -55,9 +57,9 @@ def _login(desk: LoginDesk) -> list[HTTPRouteHandler]:
             name = await to_thread.run_sync(known, limiter=desk.few)
         except OverLimit as error:
             wait = f"Too many logins failed: wait {error.retry_after:.0f} seconds."
-            return html(login_page(then, name=given, message=wait), error.http_status)
+            return html(desk.ask(then, name=given, message=wait), error.http_status)
         if name is None:
-            return html(login_page(then, name=given, message="This name and password do not belong together."), 401)
+            return html(desk.ask(then, name=given, message="This name and password do not belong together."), 401)
         return await desk.let_in(request, name, then, "password")
 
     return [ask, answer]
@@ -69,7 +71,7 @@ def _first(desk: LoginDesk) -> list[HTTPRouteHandler]:
     @get("/first", opt=_OPEN, sync_to_thread=True)
     def ask(link: str = "") -> Response[str]:
         good = invitations.good(link)
-        return html(first_page(link)) if good else html(login_page(desk.home, message=_USED_UP), 410)
+        return html(first_page(link)) if good else html(desk.ask(desk.home, message=_USED_UP), 410)
 
     @post("/first", opt=_OPEN)
     async def answer(request: AnyRequest, data: Form) -> Response[Any]:
@@ -81,7 +83,7 @@ def _first(desk: LoginDesk) -> list[HTTPRouteHandler]:
         except InputError as error:
             return html(first_page(link, name=given, message=error.message), error.http_status)
         if name is None:
-            return html(login_page(desk.home, message=_USED_UP), 410)
+            return html(desk.ask(desk.home, message=_USED_UP), 410)
         return await desk.let_in(request, name, desk.home, "the first administrator")
 
     return [ask, answer]

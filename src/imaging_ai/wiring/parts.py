@@ -11,6 +11,7 @@ from imaging_ai.audit.keys import open_keys
 from imaging_ai.audit.trail import attach
 from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
+from imaging_ai.config.secrets import read_secret
 from imaging_ai.core.tls import Identity
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
@@ -18,6 +19,7 @@ from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.keys.service import KeyService, KeyServices
 from imaging_ai.people.entrance import Entrance
 from imaging_ai.people.key import ServerKey
+from imaging_ai.people.oidc_provider import Provider, Registration
 from imaging_ai.people.sessions import Lifetimes
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.ledger import Ledger
@@ -126,7 +128,26 @@ def make_entrance(settings: Settings, database: Database | None = None) -> Entra
         emergency=auth.emergency_minutes * 60,
     )
     key = ServerKey.given(Path(auth.key_file)) if auth.key_file else ServerKey.own(settings.data_path / "auth.key")
-    return Entrance.open(database or make_current_database(settings), key, lifetimes)
+    return Entrance.open(database or make_current_database(settings), key, lifetimes, provider=make_provider(settings))
+
+
+def make_provider(settings: Settings) -> Provider | None:
+    """Make ready to speak to the OpenID provider of the hospital; None: there is none. It is not spoken to yet."""
+    auth = settings.auth
+    if not auth.oidc_issuer:
+        return None
+    return Provider(
+        Registration(
+            auth.oidc_issuer,
+            auth.oidc_client_id,
+            read_secret(auth.oidc_client_secret_file, "auth.oidc_client_secret_file"),
+            auth.oidc_audience,
+            auth.oidc_role_claim,
+            auth.oidc_roles,
+            auth.oidc_scopes,
+            Path(auth.oidc_ca_file).expanduser() if auth.oidc_ca_file else None,
+        )
+    )
 
 
 def make_ledger(settings: Settings, database: Database | None = None, bell: Doorbell | None = None) -> Ledger:

@@ -14,11 +14,15 @@ __all__ = ["AttemptRow", "InvitationRow", "PersonRow", "SessionRow", "TokenRow"]
 
 
 class PersonRow(SQLModel, table=True):
-    """A person. `password` is "" for one who comes in another way; `scopes` (words) narrow what the role may."""
+    """A person. `password` is "" for one who comes in another way; `scopes` (words) narrow what the role may.
+
+    `subject` is who this is to the OpenID provider: issuer and subject, with a space between.
+    """
 
     __tablename__ = "person"
     id: int | None = key_column()
     name: str = Field(unique=True, max_length=64)
+    subject: str | None = Field(default=None, unique=True)
     password: str = ""
     role: str
     scopes: str | None = None
