@@ -268,7 +268,7 @@ def test_an_association_that_goes_silent_over_tls_is_aborted(
         assoc = associate(receiver.tls_port, client_context(clinic.ca_file))
         assert assoc.is_established
         wait_until(lambda: not assoc.is_established, 20, what="it is ended")
-        wait_until(lambda: not receiver.scp._open, 20, what="its place is free")
+        wait_until(lambda: not receiver.scp._waiting.open, 20, what="its place is free")
 
 
 # -- certificates change

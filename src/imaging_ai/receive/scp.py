@@ -33,12 +33,13 @@ from imaging_ai.receive.plain import Handlers, Handover, PlainStorage, applicati
 from imaging_ai.receive.policy import AssociationPolicy, Refusal
 from imaging_ai.receive.refusals import RefusalLog
 from imaging_ai.receive.session import StorageSession
+from imaging_ai.receive.waiting import WaitingRoom
 
 __all__ = ["StorageScp"]
 
 _log = logging.getLogger(__name__)
 _LINGER_SECONDS = 1.0
-#: So many connections more than associations are heard, to be refused properly; further ones are closed at once.
+#: So many connections more than associations are heard; for each further one, one that says nothing is closed.
 _WAITING_ROOM = 64
 
 #: Called when an association has ended: the ids of the series it brought, and whether it was released.
@@ -78,8 +79,11 @@ class StorageScp:
         self._ports: dict[int, int] = {}  # asked for, and given
         self._refusals = RefusalLog(archive.database)
         self._allowances = Allowances(policy.peers, DailyUse(archive.database), self._refusals)
+        self._waiting = WaitingRoom(
+            policy.max_associations + _WAITING_ROOM, lambda where: self._refusals.note("too-many-connections", where)
+        )
         self._lock = threading.Lock()
-        self._open = 0
+        self._associations = 0
         self._sessions: set[StorageSession] = set()
 
     @property
@@ -119,14 +123,14 @@ class StorageScp:
             server.shutdown()
         self._stop_sessions(at_once=False)
         deadline = time.monotonic() + grace_seconds
-        while self._open and time.monotonic() < deadline:
+        while self._waiting.open and time.monotonic() < deadline:
             time.sleep(0.01)
         self._stop_sessions(at_once=True)
         for server in servers:
             for assoc in server.active_associations:
                 assoc.abort()
         deadline = time.monotonic() + _LINGER_SECONDS
-        while self._open and time.monotonic() < deadline:
+        while self._waiting.open and time.monotonic() < deadline:
             time.sleep(0.01)
         self._refusals.close()
 
@@ -144,10 +148,7 @@ class StorageScp:
         connection: socket.socket | None = sock
         where = str(address[0])
         try:
-            with self._counted() as now_open:
-                if now_open > self._policy.max_associations + _WAITING_ROOM:
-                    self._refusals.note("too-many-connections", where)
-                    return
+            with ASSOCIATIONS.track_inprogress(), self._waiting.enter(sock, where) as heard:
                 deadline = time.monotonic() + self._policy.artim_seconds
                 if server.tls is not None:
                     connection = None  # until the handshake is done it is closed there
@@ -155,17 +156,20 @@ class StorageScp:
                 assert connection is not None
                 pdu = read_request(connection, deadline)
                 request = parse_request(pdu[6:])
-                allowance = self._admit(request, connection, where, now_open)
+                with self._counted() as now_open:
+                    allowance = self._admit(request, connection, where, now_open)
+                    if not isinstance(allowance, Refusal):
+                        heard()
+                        try:
+                            if self._is_ours(request):
+                                take_in(connection)
+                                self._serve(connection, request, where, allowance)
+                                return
+                        finally:
+                            allowance.leave()
                 if isinstance(allowance, Refusal):
                     self._refuse(connection, request, where, allowance)
                     return
-                try:
-                    if self._is_ours(request):
-                        take_in(connection)
-                        self._serve(connection, request, where, allowance)
-                        return
-                finally:
-                    allowance.leave()
             given, connection = connection, None
             Handover(put_back(given, pdu, self._policy.idle_seconds), address, server, allowance)
         except MalformedPdu as error:
@@ -203,15 +207,13 @@ class StorageScp:
     @contextmanager
     def _counted(self) -> Iterator[int]:
         with self._lock:
-            self._open += 1
-            now_open = self._open
-        ASSOCIATIONS.inc()
+            self._associations += 1
+            now_open = self._associations
         try:
             yield now_open
         finally:
-            ASSOCIATIONS.dec()
             with self._lock:
-                self._open -= 1
+                self._associations -= 1
 
     def _is_ours(self, request: AssociateRequest) -> bool:
         if self._policy.data_path != "fast":
