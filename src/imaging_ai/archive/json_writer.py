@@ -12,10 +12,10 @@ from functools import lru_cache
 from struct import Struct
 
 import msgspec
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
+from pydicom.datadict import private_dictionary_VR
 
 from imaging_ai.archive.frames import PixelData, Reader, walk_fragments
-from imaging_ai.archive.values import BINARY_VRS, decoder_of, element_json, long_element_json
+from imaging_ai.archive.values import BINARY_VRS, decoder_of, element_json, long_element_json, public_vr
 
 __all__ = ["BULK_BYTES", "BULK_VALUES", "BulkValue", "JsonWriter", "json_object", "looks_explicit"]
 
@@ -67,15 +67,6 @@ def json_object(elements: dict[int, bytes]) -> bytes:
 def looks_explicit(head: bytes) -> bool:
     """Say whether the first element of a data set has an explicit VR."""
     return head[4:6] in _SHORT_VRS or head[4:6] in _LONG_VRS
-
-
-@lru_cache(maxsize=1 << 14)
-def _public_vr(tag: int) -> str:
-    try:
-        vr: str = dictionary_VR(tag)
-    except KeyError:
-        return "UN"
-    return vr
 
 
 @lru_cache(maxsize=1 << 12)
@@ -187,7 +178,7 @@ class JsonWriter:
             return _private_vr(tag, elements.get(tag & 0xFFFF0000 | block, b""))
         if vr == "UN" and 0xFFFF <= length < _UNDEFINED:
             return vr
-        vr = _public_vr(tag)
+        vr = public_vr(tag)
         if vr == "US or SS":
             return "SS" if self._signed else "US"
         return "OW" if " " in vr else vr

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
+from pydicom.datadict import private_dictionary_VR
 
 from imaging_ai.archive.frames import Reader
+from imaging_ai.archive.values import public_vr
 from imaging_ai.errors import NotDicom, TooLarge
 
 __all__ = ["Encoding", "element_head", "rewritten", "swapped"]
@@ -193,18 +194,10 @@ class _Scope:
         if tag >> 16 & 1:
             block = tag >> 8 & 0xFF
             return "LO" if block == 0 else _private_vr(tag, self.creators.get(tag & 0xFFFF0000 | block, ""))
-        vr = _public_vr(tag)
+        vr = public_vr(tag)
         if vr == "US or SS":
             return "SS" if self.signed else "US"
         return "OW" if " " in vr else vr
-
-
-@lru_cache(maxsize=1 << 14)
-def _public_vr(tag: int) -> str:
-    try:
-        return str(dictionary_VR(tag))
-    except KeyError:
-        return "UN"
 
 
 @lru_cache(maxsize=1 << 12)

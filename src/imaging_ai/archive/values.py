@@ -18,10 +18,11 @@ from functools import lru_cache
 from struct import unpack
 
 import msgspec
+from pydicom.datadict import dictionary_VR
 
 from imaging_ai.archive.text import Decoder
 
-__all__ = ["BINARY_VRS", "decoder_of", "element_json", "long_element_json"]
+__all__ = ["BINARY_VRS", "decoder_of", "element_json", "long_element_json", "public_vr"]
 
 #: VRs whose value is bytes, with the size of the words that big endian swaps.
 BINARY_VRS = {"OB": 1, "OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8, "UN": 1}
@@ -35,6 +36,16 @@ _INTEGERS = re.compile(rb"-?(?:0|[1-9][0-9]{0,14})(?:\\-?(?:0|[1-9][0-9]{0,14}))
 
 _json = msgspec.json.Encoder().encode
 _Convert = Callable[[bytes, str, Decoder, bool], bytes]
+
+
+@lru_cache(maxsize=1 << 14)
+def public_vr(tag: int) -> str:
+    """Return the VR of an attribute of the standard (PS3.6), "UN" when it has none of that tag."""
+    try:
+        vr = str(dictionary_VR(tag))
+    except KeyError:
+        return "UN"
+    return "UN" if vr == "NONE" else vr  # items and delimiters, which are no attributes
 
 
 @lru_cache(maxsize=256)
