@@ -3,6 +3,9 @@
 `bound(job=…, series=…)` puts identifiers into every record logged inside its block, in that thread or task.
 Records carry what is in `message` only; data sets and attribute values never go into a log call. Of an exception its
 type and lines are told: the message of another library's may quote what a peer sent.
+
+Nobody fills a disk by being warned of: of the warnings of one place in the code a hundred are written at once, and then
+one a second, which says how many were not. Those of another place are not held up by them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextvars
 import logging
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -19,6 +23,8 @@ from contextlib import contextmanager
 import msgspec
 
 __all__ = ["bound", "configure", "where"]
+
+_AT_ONCE, _A_SECOND = 100, 1.0
 
 _context: contextvars.ContextVar[Mapping[str, object]] = contextvars.ContextVar("imaging_ai_log_context", default={})  # noqa: B039 - never mutated
 
@@ -44,6 +50,31 @@ def where(error: BaseException) -> str:
 def _exception(record: logging.LogRecord) -> str:
     error = record.exc_info[1] if record.exc_info else None
     return "" if error is None else where(error)
+
+
+class _Measured(logging.Filter):
+    """Lets through as many warnings and errors of one line of code as are of use to somebody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._due: dict[tuple[str, int], float] = {}
+        self._left_out: dict[tuple[str, int], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        with self._lock:
+            due = max(self._due.get(place, 0.0), now)
+            if due - now > (_AT_ONCE - 1) / _A_SECOND:
+                self._left_out[place] = self._left_out.get(place, 0) + 1
+                return False
+            self._due[place] = due + 1 / _A_SECOND
+            left_out = self._left_out.pop(place, 0)
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like this, not written)", ()
+        return True
 
 
 class _JsonFormatter(logging.Formatter):
@@ -93,6 +124,7 @@ def configure(level: str = "INFO", style: str = "text") -> None:
     """Send records of this process to standard error; `style` is "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter())
+    handler.addFilter(_Measured())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

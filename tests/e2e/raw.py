@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from types import TracebackType
 
@@ -12,13 +13,22 @@ _RELEASE = struct.pack(">BBII", 5, 0, 4, 0)
 
 
 class RawAssociation:
-    """An association with one presentation context. `store` answers status and Error Comment."""
+    """An association with one presentation context, over TLS with `tls`. `store` answers status and Error Comment."""
 
-    def __init__(self, port: int, sop_class_uid: str, transfer_syntax_uid: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        sop_class_uid: str,
+        transfer_syntax_uid: str,
+        calling_ae_title: str = "RAW",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.sop_class_uid = sop_class_uid
         self.sock = socket.create_connection(("127.0.0.1", port), 30)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock.sendall(_request(sop_class_uid, transfer_syntax_uid))
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock)
+        self.sock.sendall(_request(sop_class_uid, transfer_syntax_uid, calling_ae_title))
         assert read_pdu(self.sock)[0] == 2, "the association is accepted"
 
     def store(self, sop_instance_uid: str, data: bytes, sop_class_uid: str = "") -> tuple[int, str]:
@@ -82,12 +92,12 @@ def _read(sock: socket.socket, length: int) -> bytes:
     return data
 
 
-def _request(sop_class_uid: str, transfer_syntax_uid: str) -> bytes:
+def _request(sop_class_uid: str, transfer_syntax_uid: str, calling: str) -> bytes:
     def item(kind: int, value: bytes) -> bytes:
         return struct.pack(">BBH", kind, 0, len(value)) + value
 
     context = bytes((1, 0, 0, 0)) + item(0x30, sop_class_uid.encode()) + item(0x40, transfer_syntax_uid.encode())
-    body = struct.pack(">HH", 1, 0) + b"IMAGINGAI".ljust(16) + b"RAW".ljust(16) + bytes(32)
+    body = struct.pack(">HH", 1, 0) + b"IMAGINGAI".ljust(16) + calling.encode().ljust(16) + bytes(32)
     body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, context)
     body += item(0x50, item(0x51, struct.pack(">I", 131072)) + item(0x52, b"1.2.3"))
     return struct.pack(">BBI", 1, 0, len(body)) + body

@@ -60,3 +60,24 @@ def test_warnings_of_libraries_quote_values_and_are_not_shown(capfd: pytest.Capt
         logs.configure()
         warnings.warn("Invalid value for VR PN: 'DOE^JANE'", UserWarning, stacklevel=1)
     assert "DOE" not in capfd.readouterr().err
+
+
+def test_a_flood_of_one_warning_is_counted_and_hides_no_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    logs.configure("INFO", "text")
+    log = logging.getLogger("imaging_ai.test")
+    for second in (0.0, 0.0, 1.5):
+        now[0] += second
+        for number in range(5000):
+            log.warning("refused: %s", number)
+            log.info("stored")
+        log.error("something else")
+    lines = capsys.readouterr().err.splitlines()
+    refused = [line for line in lines if "refused" in line]
+    assert len(refused) == 101
+    assert refused[-1].endswith("refused: 0 (and 9900 more like this, not written)")
+    assert sum("stored" in line for line in lines) == 15_000
+    assert sum("something else" in line for line in lines) == 3
