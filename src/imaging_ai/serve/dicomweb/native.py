@@ -22,6 +22,8 @@ NAMESPACE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 Elements = Mapping[str, Any]
 
 _NAME_PARTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
+#: What an attribute of a VR has its values in, where that is not <Value>.
+_HOLDS = {"SQ": "Item", "PN": "PersonName"}
 _NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _INTEGERS = frozenset({"SS", "US", "SL", "UL", "SV", "UV", "IS"})
 _REALS = frozenset({"FL", "FD", "DS"})
@@ -169,10 +171,12 @@ class _Reader:
         elif name == "DicomAttribute" and parent in ("NativeDicomModel", "Item"):
             self._begin(attributes)
         elif name == "Item" and parent == "DicomAttribute":
+            self._require_fit(name)
             item: dict[str, Any] = {}
             self._put(_number(attributes), item)
             self._items.append(item)
         elif name in ("Value", "PersonName") and parent == "DicomAttribute":
+            self._require_fit(name)
             self._number, self._names = _number(attributes), {}
         elif name == "BulkData" and parent == "DicomAttribute":
             self._elements[-1]["BulkDataURI"] = attributes.get("uri") or attributes.get("uuid", "")
@@ -211,6 +215,11 @@ class _Reader:
         return (name in _NAME_PARTS and parent in _NAME_GROUPS) or (
             name == "InlineBinary" and parent == "DicomAttribute"
         )
+
+    def _require_fit(self, name: str) -> None:
+        vr = self._elements[-1]["vr"]
+        if name != (wanted := _HOLDS.get(vr, "Value")):
+            raise InputError(f"the XML has a <{name}> in an attribute of VR {vr}, which has a <{wanted}>")
 
     def _begin(self, attributes: dict[str, str]) -> None:
         tag = attributes.get("tag", "").upper()
