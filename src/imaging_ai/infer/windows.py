@@ -8,7 +8,7 @@ all of it on the processor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -254,12 +254,13 @@ class _Grid:
         side = [max(1, n // parts) for n in self.roi]
         size = [max(1, min(n // _COARSE, m)) for n, m in zip(side, share.shape, strict=True)]
         pool = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}[share.ndim]
-        mean = pool(share[None, None], size, stride=1)[0, 0]
+        step = [max(1, n // 4) for n in size]
+        mean = pool(share[None, None], size, step)[0, 0]
         corner = torch.unravel_index(torch.minimum(mean, 1 - mean).argmax(), mean.shape)
         missing = [(n - m) // 2 for n, m in zip(self.size, self.shape, strict=True)]
         starts = [
-            min(int(at) * _COARSE + before, n - wide)
-            for at, before, n, wide in zip(corner, missing, self.size, side, strict=True)
+            min(int(at) * apart * _COARSE + before, n - wide)
+            for at, apart, before, n, wide in zip(corner, step, missing, self.size, side, strict=True)
         ]
         return tuple(slice(start, start + wide) for start, wide in zip(starts, side, strict=True))
 
@@ -333,6 +334,8 @@ def _first(answer: Any) -> torch.Tensor:
     """Return the answer of full resolution: with deep supervision it is the first."""
     while isinstance(answer, list | tuple):
         answer = answer[0]
+    if isinstance(answer, Mapping):
+        raise ModelFailed(f"the network answers several things by name ({', '.join(map(str, answer))}), not one image")
     if not isinstance(answer, torch.Tensor):
         raise ModelFailed(f"the network answered a {type(answer).__name__}, not an image")
     return answer

@@ -231,12 +231,12 @@ def test_the_precision_is_checked_where_labels_and_background_are_most_divided()
         share[6:9, 3:5, 9:11] = most
         x, y, z = grid.most_divided(share, 2)
         assert {side.stop - side.start for side in (x, y, z)} == {12}
-        assert x == slice(24, 36)
+        assert x.start <= 24 < 36 <= x.stop
         assert y.start <= 12 < 20 <= y.stop
         assert z.start <= 36 < 44 <= z.stop
     share = torch.ones(12, 12, 12)
     share[:, :, 7:] = 0
-    assert grid.most_divided(share, 1)[2] in (slice(16, 40), slice(20, 44)), "an organ larger than that: at its edge"
+    assert grid.most_divided(share, 1)[2] == slice(16, 40), "an organ larger than that: at its edge"
 
 
 def test_the_check_lies_within_an_image_that_is_smaller_than_a_window() -> None:
