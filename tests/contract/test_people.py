@@ -13,7 +13,7 @@ import pytest
 from entering import PASSWORD, open_entrance
 from imaging_ai.core.permission import Role
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import OverLimit
+from imaging_ai.errors import InputError, OverLimit
 from ledgers import Clock, open_database, sqlite_url
 
 T = TypeVar("T")
@@ -51,6 +51,14 @@ def test_a_refresh_token_that_many_show_at_once_serves_one_and_ends_the_session(
     with database.read() as session:
         query = "SELECT count(*) FROM audit_event WHERE action = 'reuse-refresh-token'"
         assert session.connection().exec_driver_sql(query).scalar() == 1, "the first of them ends it"
+
+
+def test_a_name_that_a_database_cannot_keep_is_nobodys(database: Database) -> None:
+    entrance = open_entrance(database)
+    try:
+        assert entrance.know("a\0b", PASSWORD, "10.0.0.1") is None
+    except InputError as error:
+        assert error.http_status == 400
 
 
 def test_guesses_at_once_are_counted_each(database: Database) -> None:

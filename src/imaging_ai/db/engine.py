@@ -2,7 +2,8 @@
 
 A transaction says beforehand whether it writes. On SQLite a writer starts with BEGIN IMMEDIATE, so two
 writers queue for the lock (`busy_timeout`) instead of failing when one upgrades; readers see a snapshot
-(WAL) and never wait. Errors of the connection come out as `DatabaseUnavailable`.
+(WAL) and never wait. Errors of the connection come out as `DatabaseUnavailable`, and a value that the database cannot
+keep or compare (NUL in a text on PostgreSQL) as `InputError`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlmodel import Session
 
-from imaging_ai.errors import DatabaseUnavailable
+from imaging_ai.errors import DatabaseUnavailable, InputError
 
 __all__ = ["Database", "after_commit", "before_commit"]
 
@@ -91,6 +92,8 @@ class Database:
             raise DatabaseUnavailable(f"the database does not answer: {type(error.orig).__name__}") from error
         except TimeoutError as error:
             raise DatabaseUnavailable("the database is too slow: every connection is in use") from error
+        except DataError as error:
+            raise InputError("a value is none that the database can keep, or look for") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseUnavailable("the connection to the database was lost") from error

@@ -64,7 +64,7 @@ def make_app(
     and `public_url` the address of this server as clients see it, where a proxy changes it.
     """
     doorkeeper = entrance and Doorkeeper(entrance.verifiers, entrance.sessions.of_cookie, public_url)
-    check = doorkeeper.check if doorkeeper else host_check(frozenset(hosts))
+    check = doorkeeper.check if doorkeeper else host_check(frozenset(hosts), origins)
     doors, few = [door(check)], CapacityLimiter(_PASSWORDS_AT_ONCE)
     api = Router(
         "/api",

@@ -24,7 +24,7 @@ from litestar.routes import ASGIRoute, WebSocketRoute
 
 from imaging_ai.core.permission import Need
 from imaging_ai.core.principal import Principal, Verifier
-from imaging_ai.serve.guards import require_host
+from imaging_ai.serve.guards import SAFE_METHODS, require_host
 
 __all__ = ["Doorkeeper", "GuardedRoute", "guarded_routes", "need_of"]
 
@@ -33,14 +33,13 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 _TRUSTED_SECONDS = 2.0
 _MOST_KNOWN = 10_000
 _LONGEST = 16_384
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def need_of(handler: BaseRouteHandler) -> Need:
     """Return what a handler needs of whoever calls it."""
     if needs := handler.opt.get("needs"):
         return needs  # type: ignore[no-any-return]
-    reads = isinstance(handler, HTTPRouteHandler) and handler.http_methods <= _SAFE
+    reads = isinstance(handler, HTTPRouteHandler) and handler.http_methods <= SAFE_METHODS
     return "read" if reads else "administrate"
 
 
@@ -175,7 +174,7 @@ def _bearer(connection: Connection) -> str:
 
 
 def _changes(connection: Connection) -> bool:
-    return connection.scope.get("method") not in _SAFE  # a WebSocket has none
+    return connection.scope.get("method") not in SAFE_METHODS  # a WebSocket has none
 
 
 def _unauthorized(detail: str, challenge: str) -> NotAuthorizedException:

@@ -14,15 +14,28 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
-from litestar.exceptions import ClientException, ValidationException
+from litestar.exceptions import ClientException, PermissionDeniedException, ValidationException
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LOOPBACK", "Check", "Door", "door", "host_check", "query_name", "refuse_unknown_parameters", "require_host"]
+__all__ = [
+    "LOOPBACK",
+    "SAFE_METHODS",
+    "Check",
+    "Door",
+    "door",
+    "host_check",
+    "query_name",
+    "refuse_unknown_parameters",
+    "require_host",
+]
 
 _HOST = re.compile(rb"(?P<name>[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{0,5}))?")
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+#: What changes nothing (RFC 9110 9.2.1).
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -57,18 +70,30 @@ def door(check: Check) -> Door:
     return hung
 
 
-def host_check(hosts: Collection[str]) -> Check:
-    """Make a check that lets in only requests for `hosts`.
+def host_check(hosts: Collection[str], origins: Collection[str] = ()) -> Check:
+    """Make a check that lets in only requests for `hosts`, and none that a page of another server makes a browser send.
 
     A page in a browser on this machine can reach a server on loopback under a name of its own (DNS rebinding), and
-    would read patient data with nobody asked; its requests carry that name.
+    would read patient data with nobody asked; its requests carry that name. Under ours it can send forms, and listen to
+    WebSockets (OWASP: cross-site request forgery); then the browser says whose page it is. Pages of `origins` may.
     """
 
     async def check(connection: Connection, _handler: BaseRouteHandler) -> None:
         if require_host(connection) not in hosts:
             raise _Misdirected("this server does not answer for the host that the request names")
+        if connection.scope.get("method") not in SAFE_METHODS and _is_of_another_page(connection, origins):
+            raise PermissionDeniedException("a page of another server may not ask for this")
 
     return check
+
+
+def _is_of_another_page(connection: Connection, origins: Collection[str]) -> bool:
+    """Say whether a browser asks for a page that is not ours; programs tell of no page."""
+    origin = connection.headers.get("origin")
+    if origin is None or "*" in origins:
+        return False
+    host = connection.headers.get("host", "")
+    return origin not in {f"http://{host}", f"https://{host}", *origins}
 
 
 def require_host(connection: Connection) -> str:

@@ -88,6 +88,8 @@ def respond(request: Request[Any, Any, Any], error: Exception) -> Response[Probl
         return problem(error.http_status, error.code, error.message)
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _refusal(error, request.scope.get("route_handler"))
+    if isinstance(error, RecursionError):  # of a parser; litestar takes it for no error of the body
+        return problem(400, "bad-request", "the body is nested too deeply")
     incident = secrets.token_hex(4)
     logger.error("incident %s: a request could not be answered", incident, exc_info=error)
     return problem(500, "internal", "this server made a mistake; its log has the incident", incident=incident)

@@ -6,9 +6,11 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from litestar import Litestar, get
+from litestar import Litestar, WebSocket, get, websocket
+from litestar.exceptions import WebSocketDisconnect
 from litestar.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,6 +22,7 @@ from imaging_ai.db.tables import DeliveryRow
 from imaging_ai.errors import ConfigError, ImagingAiError
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.app import make_app
+from imaging_ai.serve.guards import LOOPBACK, door, host_check
 from imaging_ai.serve.health import Check, disk_check, storage_check
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.server import serve_http
@@ -142,6 +145,39 @@ def test_requests_for_this_host_are_answered(client: Client, host: str) -> None:
 def test_requests_under_a_foreign_name_see_no_patient_data(client: Client, host: str) -> None:
     answer = client.get("/api/studies", headers={"host": host, "x-forwarded-host": "localhost"})
     assert (answer.status_code, answer.json()["code"]) == (421, "misdirected-request")
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://localhost:8081", "http://evil.localhost:8080", "null"]
+)
+def test_without_logins_no_page_of_another_server_changes_anything(client: Client, origin: str) -> None:
+    asked = b'{"study_instance_uid": "1.2", "reason": "a form of elsewhere"}'
+    answer = client.post("/api/holds", content=asked, headers={"origin": origin, "content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    for headers in ({}, {"origin": "http://localhost:8080"}):
+        assert client.post("/api/holds", content=asked, headers=headers).status_code == 404, "there is no such study"
+
+
+def test_without_logins_no_page_of_another_server_listens() -> None:
+    @websocket("/events", middleware=[door(host_check(LOOPBACK, ["https://viewer.example"]))])
+    async def events(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        await socket.send_text("a study came")
+
+    client = TestClient(Litestar([events], logging_config=None), base_url="http://localhost:8080")
+    for page in ({}, {"origin": "http://localhost:8080"}, {"origin": "https://viewer.example"}):
+        with client.websocket_connect("/events", headers=page) as socket:
+            assert socket.receive_text() == "a study came"
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect("/events", headers={"origin": "https://evil.example"}),
+    ):
+        pass
+
+
+def test_a_body_that_is_brackets_and_nothing_else_is_a_bad_request(client: Client) -> None:
+    answer = client.post("/api/holds", content=b"[" * 8000, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
 
 
 def raising(error: Exception) -> Client:
