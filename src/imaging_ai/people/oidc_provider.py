@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import jwt
@@ -165,7 +165,7 @@ class Provider:
             "code_verifier": verifier,
         }
         secret = registration.client_secret
-        auth = httpx.BasicAuth(_quoted(registration.client_id), _quoted(secret)) if secret else None
+        auth = httpx.BasicAuth(*(quote(one, safe="") for one in (registration.client_id, secret))) if secret else None
         if auth is None:
             form["client_id"] = registration.client_id
         status, body = self._exchange("POST", endpoint, data=form, auth=auth)
@@ -259,8 +259,3 @@ def _public_keys(entries: list[dict[str, Any]]) -> dict[str, PublicKey]:
         if not isinstance(key, RSAPublicKey) or key.key_size >= _SHORTEST_RSA:
             found[str(entry.get("kid", ""))] = PublicKey(key, algorithms)
     return found
-
-
-def _quoted(text: str) -> str:
-    """Write a client's name or secret as RFC 6749 2.3.1 wants it."""
-    return str(httpx.QueryParams({"": text}))[1:]

@@ -23,7 +23,13 @@ Route = tuple[str, str, str]
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Litestar:
-    return make_web_app(load(environment={"IMAGING_AI_DATA_DIR": str(tmp_path_factory.mktemp("data"))}))
+    folder = tmp_path_factory.mktemp("data")
+    settings = folder / "imaging-ai.toml"
+    settings.write_text(
+        '[auth]\noidc_issuer = "https://login.hospital.example"\noidc_client_id = "imaging-ai"\n'
+        'oidc_roles = { "radiology" = "clinician" }\n'
+    )
+    return make_web_app(load(settings, environment={"IMAGING_AI_DATA_DIR": str(folder)}))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_every_route_says_itself_what_it_needs(app: Litestar) -> None:
 
 def test_what_needs_nothing_is_what_lets_people_in_and_what_says_that_we_live(app: Litestar) -> None:
     opened = {one.path for one in guarded_routes(app) if one.need == "nothing" and one.method != "OPTIONS"}
-    login = {"/login", "/logout", "/first", "/api/login", "/api/login/refresh"}
+    login = {"/login", "/login/oidc", "/login/oidc/callback", "/logout", "/first", "/api/login", "/api/login/refresh"}
     assert opened == {"/health/live", "/health/ready", *login}
 
 
