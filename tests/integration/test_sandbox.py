@@ -135,6 +135,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.database.dispose()
 
 
+def test_a_bundle_that_was_changed_since_is_refused_and_says_so(site: Site) -> None:
+    _, end = site.run(NOTHING, "threshold", digest="0" * 64)
+    assert isinstance(end, Failure) and (end.code, end.permanent) == ("bundle-invalid", True)
+    assert "the job wants 000000000000: its files were changed" in end.reason
+
+
+def test_a_model_s_own_code_does_not_run_where_another_model_has_run(site: Site) -> None:
+    assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
+    before = site.model_process()
+    assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
+    assert site.model_process() == before, "it stays warm"
+    assert site.run(NOTHING)[0].state is JobState.COMPLETED
+    assert site.model_process() != before
+
+
 def test_a_model_s_own_code_can_do_nothing_but_answer(site: Site) -> None:
     for _ in range(2):
         _, end = site.run(PROBE)
@@ -156,23 +171,6 @@ def test_a_model_that_crashes_or_grows_costs_one_attempt(site: Site, wish: float
     assert said in end.reason
     assert site.run(NOTHING)[0].state is JobState.COMPLETED
     assert site.model_process() != before
-
-
-def test_another_model_does_not_run_where_its_code_has_run(site: Site) -> None:
-    assert site.run(NOTHING)[0].state is JobState.COMPLETED
-    before = site.model_process()
-    job, _ = site.run(NOTHING, "threshold")
-    assert job.state is JobState.COMPLETED
-    after = site.model_process()
-    assert after != before
-    assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
-    assert site.model_process() == after, "it stays warm"
-
-
-def test_a_bundle_that_was_changed_since_is_refused_and_says_so(site: Site) -> None:
-    _, end = site.run(NOTHING, "threshold", digest="0" * 64)
-    assert isinstance(end, Failure) and (end.code, end.permanent) == ("bundle-invalid", True)
-    assert "the job wants 000000000000: its files were changed" in end.reason
 
 
 def test_a_model_that_hangs_ends_with_its_runner(site: Site) -> None:

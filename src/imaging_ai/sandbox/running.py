@@ -94,7 +94,12 @@ class Running:
                 if isinstance(message, Failed):
                     raise _raised(message)
                 self._pass_on(message, report)
-            return message, self._parts(len(message.kinds)) if isinstance(message, Answered) else []
+            if isinstance(message, Answered):
+                return message, self._parts(len(message.kinds))
+            if message.failed is not None:
+                self.end()
+                raise _raised(message.failed)
+            return message, []
         except (EOFError, OSError) as error:
             raise self._death() from error
         except msgspec.DecodeError as error:

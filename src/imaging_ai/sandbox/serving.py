@@ -55,7 +55,7 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
     _log_through(mouth, begin.log_level)
     try:
         if within.mode == "strict" and walls.missing:
-            raise ConfigError(f'worker.sandbox is "strict", and here is no {"; no ".join(walls.missing)}')
+            raise ConfigError(f'worker.sandbox is "strict", and what it asks for is not all here: {walls.sentence()}')
         with _without("matplotlib"):  # MONAI loads it where it is, for pictures that nobody draws here
             from imaging_ai.sandbox.inside import Inside
 
