@@ -201,6 +201,22 @@ def test_an_answer_of_another_size_fails(make_entry: MakeEntry, make_volume: Mak
         load_bundle(entry).predict(make_volume(phantoms.corner(SHAPE)))
 
 
+@pytest.mark.parametrize("window", [None, 16])
+def test_an_answer_of_several_things_by_name_fails_with_their_names(
+    make_entry: MakeEntry, make_volume: MakeVolume, window: int | None
+) -> None:
+    class Nuclei(torch.nn.Conv3d):
+        """Answers as HoVer-Net does."""
+
+        def forward(self, image: torch.Tensor) -> Any:
+            return {"nucleus_prediction": image, "type_prediction": image}
+
+    model = load_bundle(make_entry(window=window))
+    model.network = Nuclei(1, 2, 1).eval()
+    with pytest.raises(ModelFailed, match=r"by name \(nucleus_prediction, type_prediction\), not one image"):
+        model.predict(make_volume(phantoms.corner(SHAPE)))
+
+
 def test_too_few_channels_fail(make_entry: MakeEntry, make_volume: MakeVolume) -> None:
     entry = make_entry(dicom_toml='[[segments]]\nvalue = 2\nlabel = "Not in this network"\n')
     with pytest.raises(ModelFailed, match="answered 2 channels, but its segments need 3"):
