@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from imaging_ai import errors
-from imaging_ai.errors import ImagingAiError, InternalError, ModelOutOfMemory, ModelProcessDied
+from imaging_ai.errors import ImagingAiError, InternalError, ModelOutOfMemory, ModelProcessDied, SeriesRefused
 from imaging_ai.sandbox.confine import Within, environment
 from imaging_ai.sandbox.messages import Answered, Begin, Failed, FromModel, Progress, Ready, Report, Said, ToModel
 from imaging_ai.sandbox.snapshot import Home
@@ -25,7 +26,11 @@ logger = logging.getLogger(__name__)
 
 #: A message that is none of an object's bytes is never longer.
 _LONGEST_MESSAGE = 64 << 20
-_MOST_RECORDS = 1000
+_MOST_RECORDS, _LONGEST_RECORD, _LONGEST_REASON = 1000, 4000, 1000
+#: A run says how far it is at each percent of each stage.
+_MOST_PROGRESS = 10_000
+#: What a record of ours may be from, and what a code is: names of loggers stay for ever, and codes count in metrics.
+_LOGGER, _CODE = re.compile(r"imaging_ai(\.[a-z0-9_]{1,40}){1,4}"), re.compile(r"[a-z0-9-]{1,64}")
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from imaging_ai.sandbox.child import main; main(int(sys.argv[1]))"
 
 
@@ -89,10 +94,13 @@ class Running:
         ImagingAiError
             As the model's run did.
         """
+        said = 0
         try:
             while not isinstance(message := self._decoder.decode(self._next(_LONGEST_MESSAGE)), Ready | Answered):
                 if isinstance(message, Failed):
                     raise _raised(message)
+                if (said := said + 1) > _MOST_PROGRESS + _MOST_RECORDS:
+                    raise self._nonsense()
                 self._pass_on(message, report)
             if isinstance(message, Answered):
                 return message, self._parts(len(message.kinds))
@@ -131,9 +139,10 @@ class Running:
     def _pass_on(self, message: Progress | Said, report: Report) -> None:
         if isinstance(message, Progress):
             report(min(max(message.percent, 0), 100), message.stage)
-        elif message.logger.startswith("imaging_ai.") and self._records < _MOST_RECORDS:
+        elif _LOGGER.fullmatch(message.logger) and self._records < _MOST_RECORDS:
             self._records += 1
-            text = "\n".join(line.encode("unicode_escape").decode() for line in message.text[:4000].split("\n"))
+            lines = message.text[:_LONGEST_RECORD].split("\n")
+            text = "\n  | ".join(line.encode("unicode_escape").decode() for line in lines)  # none looks like a record
             logging.getLogger(message.logger).log(min(message.level, logging.ERROR), "%s", text)
 
     def _nonsense(self) -> ModelProcessDied:
@@ -154,14 +163,21 @@ class Running:
 
 def _raised(failed: Failed) -> ImagingAiError:
     """Make the error again that was raised in the process; what is none of ours becomes an `InternalError`."""
-    kind = getattr(errors, failed.kind, None)
+    kind, arguments = getattr(errors, failed.kind, None), tuple(map(_told, failed.arguments))
     if isinstance(kind, type) and issubclass(kind, ImagingAiError):
         try:
-            error: ImagingAiError = kind(*failed.arguments)
+            error: ImagingAiError = kind(*arguments)
         except TypeError:
             return InternalError(f"{failed.kind}; the log says where")
+        if isinstance(error, SeriesRefused) and not _CODE.fullmatch(error.reason):
+            return InternalError("a series was refused with a code that is none")
         return error
     if failed.kind == "MemoryError":
         return ModelOutOfMemory("the process ran out of memory")
-    what = ": ".join((failed.kind, *filter(None, failed.arguments)))
+    what = ": ".join((_told(failed.kind), *filter(None, arguments)))
     return InternalError(f"{what[:200]}; the log says where")
+
+
+def _told(text: str) -> str:
+    """Return what is kept of a reason: a line of it."""
+    return "".join(one if one.isprintable() else " " for one in text[:_LONGEST_REASON])

@@ -55,6 +55,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "semctl": (66, 191),
     "semop": (65, 193),
+    "semtimedop": (220, 192),
     "mq_open": (240, 180),
     "mq_unlink": (241, 181),
     # what Landlock leaves open: owner, mode, times, attributes and length of files by their names
