@@ -17,12 +17,13 @@ from imaging_ai.archive.folder import FolderStore
 from imaging_ai.catalog import Catalog
 from imaging_ai.core.job import JobState
 from imaging_ai.db.engine import Database
-from imaging_ai.errors import DatabaseUnavailable, WrongState
+from imaging_ai.errors import DatabaseUnavailable, ResultInvalid, WrongState
 from imaging_ai.pipeline import Pipeline
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.sandbox.messages import Analyst, Answer, Made
 from imaging_ai.send.deliveries import Deliveries
 from ledgers import claim, open_database, schedule, sqlite_url
+from shelf import keep
 
 
 class AnswerLost(Database):
@@ -69,6 +70,18 @@ def test_results_whose_commit_went_through_unheard_keep_their_files(
     assert ledger.get(job.id).state is JobState.COMPLETED
     (registered,) = archive.results(job.id)
     assert archive.read(registered)[128:132] == b"DICM"
+
+
+def test_a_result_never_joins_a_series_that_was_received(ledger: Ledger, archive: Archive, tmp_path: Path) -> None:
+    schedule(ledger)
+    job = claim(ledger)
+    first, forged = phantoms.series(np.zeros((2, 600, 1000), np.float32), name="received")
+    keep(archive, phantoms.to_bytes(first))
+    lie = Answer((), (Made.of("SEG", phantoms.to_bytes(forged)),), {})
+    with pytest.raises(ResultInvalid, match="was received"):
+        pipeline(ledger.database, ledger, archive)._register(job, job.attempt, lie)
+    assert len(archive.instances(str(first.SeriesInstanceUID), str(first.StudyInstanceUID))) == 1
+    assert ledger.get(job.id).state is JobState.IN_PROGRESS
 
 
 def test_results_of_an_attempt_that_is_no_longer_ours_leave_no_file(

@@ -15,6 +15,7 @@ from imaging_ai.core.names import name_key
 from imaging_ai.core.order import day_key
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import ResultRow
+from imaging_ai.errors import ResultInvalid
 
 __all__ = ["register", "registered"]
 
@@ -22,7 +23,13 @@ _RESULT = ResultRow.metadata.tables["result"]
 
 
 def register(session: Session, job_id: int, objects: Sequence[tuple[str, BlobRef, InstanceHeader]]) -> None:
-    """Add instance and result rows; series of results are settled from the start, so that no rule sees them."""
+    """Add instance and result rows; series of results are settled from the start, so that no rule sees them.
+
+    Raises
+    ------
+    ResultInvalid
+        If an object is of a series that was received: a model could have been made to lie.
+    """
     connection, now = session.connection(), time.time()
     for kind, blob, header in objects:
         series_id = _series_id(connection, _study_id(connection, header, now), header, now)
@@ -75,11 +82,14 @@ def _study_id(connection: Connection, header: InstanceHeader, now: float) -> int
 
 
 def _series_id(connection: Connection, study_id: int, header: InstanceHeader, now: float) -> int:
-    found = connection.scalar(
-        select(SERIES.c.id).where(
+    there = connection.execute(
+        select(SERIES.c.id, SERIES.c.origin).where(
             SERIES.c.study_id == study_id, SERIES.c.series_instance_uid == header.series_instance_uid
         )
-    )
+    ).one_or_none()
+    if there is not None and there.origin != "result":
+        raise ResultInvalid("a result is of a series that was received")
+    found = there and there.id
     if found is None:
         values = {column: getattr(header, column) for column in SERIES.c.keys() if hasattr(header, column)}  # noqa: SIM118
         values |= {"study_id": study_id, "origin": "result", "source": "", "state": "SETTLED", "revision": 1}

@@ -46,6 +46,7 @@ class Restored:
 def back_up(database: Database, folders: Mapping[str, Path], target: Path) -> int:
     """Write a backup into a new folder, while the server runs; return how many files of objects and models it has.
 
+    Only its owner may look into the folder: there is everything in it, and the programs of databases write for all.
     `folders` are what lies beside the database in local folders ("objects", "models"); what is on S3 is not among them.
 
     Raises
@@ -55,7 +56,8 @@ def back_up(database: Database, folders: Mapping[str, Path], target: Path) -> in
     """
     if target.exists() and any(target.iterdir()):
         raise InputError(f"{target} is not empty; name a new folder")
-    target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.chmod(0o700)
     started = time.time()
     if database.is_sqlite:
         _copy_sqlite(Path(make_url(database.url).database or ""), target / _SQLITE)
@@ -146,11 +148,11 @@ def _has_tables(database: Database) -> bool:
 def _copy_sqlite(source: Path, target: Path) -> None:
     """Copy a database as of one moment, while others write to it (SQLite's online backup)."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o600))
     with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as reading, sqlite3.connect(target) as writing:
         reading.backup(writing)
     reading.close()
     writing.close()
-    target.chmod(0o600)
 
 
 def _copy_tree(source: Path, target: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,23 @@ def test_a_backup_goes_only_into_an_empty_place(places: tuple[Place, Place], tmp
     with pytest.raises(InputError, match="not empty"):
         restore(tmp_path / "copy", database, empty.folders)
     database.dispose()
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_nobody_else_may_look_into_a_backup(places: tuple[Place, Place], tmp_path: Path, made_before: bool) -> None:
+    used, _ = places
+    target = tmp_path / "backup"
+    if made_before:
+        target.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        with used.opened() as parts:
+            back_up(parts.database, used.folders, target)
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o077 == 0
+    if (database := target / "imaging-ai.db").exists():
+        assert database.stat().st_mode & 0o077 == 0
 
 
 def test_a_backup_that_was_broken_off_is_none(places: tuple[Place, Place], tmp_path: Path) -> None:
