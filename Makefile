@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo viewer test check bench chaos fuzz conformance services clean help
+.PHONY: setup demo viewer test check bench chaos fuzz hostile conformance services clean help
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ chaos: setup services  ## 200 random kill -9 on each back end
 fuzz: setup  ## every parser that faces the network, guided by coverage: make fuzz [SECONDS=60] [ARGS="part10 search"]
 	$(BIN)/pip install --quiet --disable-pip-version-check atheris==3.0.0
 	cd tests && ../$(BIN)/python -m fuzz $(or $(SECONDS),60) $(ARGS)
+
+hostile: setup  ## 100,000 malformed inputs on all ports of a server, and what a good client notices: docs/hostile.md
+	$(BIN)/python bench/hostile.py $(ARGS)
 
 conformance: setup  ## the DICOMweb checklist against any server: make conformance URL=http://host/dicom-web [TOKEN=…]
 	@test -n "$(URL)" || { echo "say which server: make conformance URL=http://host/dicom-web [TOKEN=…]" >&2; exit 2; }

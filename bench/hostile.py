@@ -16,13 +16,17 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from e2e.besieged import Besieged, Vitals, WellBehaved, besieged
+from e2e.hostile import Watch
 
 _MOST_MB, _MOST_TIMES = 50.0, 3.0
 
@@ -58,7 +62,7 @@ def _measure(site: Besieged, options: argparse.Namespace) -> int:
         time.sleep(options.quiet)
     before = site.vitals()
     began = time.monotonic()
-    with WellBehaved(site) as good["storm"]:
+    with WellBehaved(site) as good["storm"], _watched(site):
         plan = site.plan(options.inputs, files=files, clients=options.clients, rate=options.rate, seed=options.seed)
         said = site.storm(plan, quiet=False)
     seconds = time.monotonic() - began
@@ -78,6 +82,23 @@ def _measure(site: Besieged, options: argparse.Namespace) -> int:
     for failure in failed:
         print(f"DOES NOT HOLD: {failure}")
     return len(failed) > 0
+
+
+@contextmanager
+def _watched(site: Besieged, every: float = 30.0) -> Iterator[None]:
+    """Say now and then how much memory there is of each process."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            held = site.memory().items()
+            print("MB: " + ", ".join(f"{role} {one:.0f}" for role, one in held), file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
 
 
 def _print_answers(said: Counter[str]) -> None:
@@ -119,7 +140,10 @@ def _print_times(good: dict[str, WellBehaved]) -> None:
 
 
 def _print_log(site: Besieged) -> None:
-    """What the log and the audit have most of."""
+    """What the log and the audit have most of, and what tells of a mistake of the server."""
+    whole = (site.server.folder / "serve.log").read_text().splitlines()
+    for at in [number for number, line in enumerate(whole) if Watch.is_fault(line)][:3]:
+        print("\n".join(["MISTAKE", *whole[at : at + 40]]))
     lines = [line for line in (site.server.folder / "serve.log").read_text().splitlines() if "GOOD" not in line]
     for said, count in Counter(re.sub(r"[0-9]+", "#", line)[:100] for line in lines).most_common(12):
         print(f"log: {count} × {said}")

@@ -97,12 +97,16 @@ class Besieged:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=heard, env=environment, check=True)
         return Counter(json.loads(done.stdout))
 
-    def vitals(self) -> Vitals:
-        """Look at it."""
+    def memory(self) -> dict[str, float]:
+        """MiB resident, by role."""
+        return {role: held[0] for role, held in self._held(self._roles()).items()}
+
+    def _roles(self) -> dict[int, str]:
         root = self.server.processes["serve"].pid
-        roles = {root: "serve"}
-        for pid in _descendants(root):
-            roles[pid] = _role(pid)
+        return {root: "serve", **{pid: _role(pid) for pid in _descendants(root)}}
+
+    def _held(self, roles: dict[int, str]) -> dict[str, list[float]]:
+        """MiB, descriptors and threads, by role."""
         held: dict[str, list[float]] = {}
         for pid, role in roles.items():
             with contextlib.suppress(FileNotFoundError):
@@ -110,6 +114,12 @@ class Besieged:
                 pages, files = int((at / "statm").read_text().split()[1]), len(list((at / "fd").iterdir()))
                 found = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), files, len(list((at / "task").iterdir()))
                 held[role] = [old + new for old, new in zip(held.get(role, [0, 0, 0]), found, strict=True)]
+        return held
+
+    def vitals(self) -> Vitals:
+        """Look at everything."""
+        roles = self._roles()
+        held = self._held(roles)
         (audit,) = self.server.rows("SELECT count(*) AS n FROM audit_event WHERE actor NOT LIKE '%good%'")
         (stored,) = self.server.rows("SELECT count(*) AS n, coalesce(sum(blob_length), 0) AS size FROM instance")
         files = [one for one in (self.server.folder / "data").rglob("*") if one.is_file()]

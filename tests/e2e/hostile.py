@@ -141,7 +141,12 @@ class Watch:
 
     def faults(self) -> list[str]:
         """Lines of the log that tell of a mistake of this server's own."""
-        return [line for line in self._log.read_text().splitlines() if _FAULT.search(line)]
+        return [line for line in self._log.read_text().splitlines() if self.is_fault(line)]
+
+    @staticmethod
+    def is_fault(line: str) -> bool:
+        """Whether a line of a log tells of a mistake of the server's own."""
+        return _FAULT.search(line) is not None
 
 
 def _target(link: Path) -> str:

@@ -19,6 +19,7 @@ __all__ = ["HTTP_KINDS", "HttpTarget", "damage", "websocket_frames"]
 ROOT = "/dicom-web"
 _NUMBERS = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\x80", b"\1\0\0\0", b"-1", b"1e999")
 _ATTRIBUTE = re.compile(rb'"([^"]*)"')
+_TYPES = ("multipart/form-data; boundary=b", "application/x-msgpack", "text/plain", "application/json; charset=x", "")
 _VRS = ("UN", "SQ", "PN", "DS", "US", "OB", "OW", "UI", "AT", "FD", "XX", "", None, 7)
 _VALUES = ([], [None], [1e308, -1], ["1" * 300], [{}], {"Value": []}, [{"Alphabetic": 5}], [[[]]], "x", [True], [2**70])
 
@@ -212,6 +213,10 @@ def _token(rng: random.Random, target: HttpTarget) -> bytes:
 
 def _login(rng: random.Random, _target: HttpTarget) -> bytes:
     as_json, as_form = {"Content-Type": "application/json"}, {"Content-Type": "application/x-www-form-urlencoded"}
+    if rng.random() < 0.9:
+        as_form["Origin"] = "http://localhost"  # as a page of this server
+    if rng.random() < 0.2:
+        as_form["Content-Type"] = as_json["Content-Type"] = rng.choice(_TYPES)
     name = f"nobody-{rng.randrange(1000)}"
     path, headers, body = rng.choice(
         (

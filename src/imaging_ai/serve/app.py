@@ -22,6 +22,7 @@ from imaging_ai.queue.ledger import Ledger
 from imaging_ai.serve.ahead import answer_ahead
 from imaging_ai.serve.audit import audit_router, fhir_router
 from imaging_ai.serve.auth import Doorkeeper
+from imaging_ai.serve.bodies import CarefulRequest
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.router import dicomweb_router
 from imaging_ai.serve.guards import LOOPBACK, door, host_check, refuse_unknown_parameters
@@ -97,6 +98,7 @@ def make_app(
         on_startup=[dicomweb.notifier.start] if dicomweb and dicomweb.notifier else [],
         on_shutdown=[*([dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else []), *_closed(dicomweb)],
         middleware=[unbroken],
+        request_class=CarefulRequest,
         cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
         exception_handlers={Exception: respond},

@@ -99,6 +99,8 @@ def test_too_many_failures_are_answered_429_with_how_long_to_wait(server: TestCl
         b'{"name": "ada"}',
         b'{"name": 1, "password": 2}',
         b'{"name": "ada", "password": "x", "role": "y"}',
+        b'{"name": "ada", "password": "\xff"}',
+        b"[" * 8_000,
     ],
 )
 def test_a_body_that_is_no_login_is_400(server: TestClient[Litestar], body: bytes) -> None:

@@ -1,0 +1,85 @@
+"""Hostile traffic on all ports of a whole server at once, as `make hostile` has it, in small: nothing gives way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from e2e.besieged import Besieged, Vitals, WellBehaved, besieged
+from e2e.hostile import Watch
+from services import wait_until
+
+pytestmark = [pytest.mark.service, pytest.mark.slow]
+
+INPUTS = 3_000
+
+
+@dataclass(frozen=True)
+class Siege:
+    """What was seen: by the hostile clients, by a well-behaved one, and of the server."""
+
+    site: Besieged
+    said: Counter[str]
+    good: WellBehaved
+    before: Vitals
+    after: Vitals
+
+    def answers(self) -> Counter[str]:
+        """How often each answer was given, to whatever."""
+        found: Counter[str] = Counter()
+        for entry, count in self.said.items():
+            found[entry.partition("\t")[2]] += count
+        return found
+
+
+@pytest.fixture(scope="module")
+def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+    folder = tmp_path_factory.mktemp("siege")
+    with besieged(folder) as site:
+        site.storm(site.plan(300, files=None, seed=2))  # what a first time costs: modules, pools, threads
+        before = site.vitals()
+        with WellBehaved(site, every=0.2) as good:
+            said = site.storm(site.plan(INPUTS, files=None))
+        wait_until(lambda: settled(site.vitals(), before), 60, 0.5, "descriptors and threads are given back")
+        yield Siege(site, said, good, before, site.vitals())
+
+
+def settled(now: Vitals, before: Vitals) -> bool:
+    return all(
+        now.descriptors[role] < before.descriptors[role] + 32 and now.threads[role] < before.threads[role] + 24
+        for role in before.descriptors
+    )
+
+
+def test_every_input_was_sent_and_every_kind_has_its_refusals(siege: Siege) -> None:
+    kinds = {entry.partition("\t")[0].removesuffix(" (TLS)") for entry in siege.said}
+    assert siege.said.total() == INPUTS
+    assert len(kinds - {"any"}) == 20, sorted(kinds)
+    answers = siege.answers()
+    assert {"200", "400", "401", "404", "406", "aborted", "rejected", "status 0xc000", "accepted"} <= set(answers)
+    assert sum(answers[one] for one in ("400", "aborted", "status 0xc000")) > INPUTS / 3
+
+
+def test_nothing_crashes_and_nothing_is_a_mistake_of_the_server(siege: Siege) -> None:
+    assert [answer for answer in siege.answers() if answer.startswith("5") or answer == "NOBODY LISTENS"] == []
+    assert siege.after.processes == siege.before.processes
+    log = (siege.site.server.folder / "serve.log").read_text()
+    assert [line for line in log.splitlines() if Watch.is_fault(line)] == []
+
+
+def test_a_well_behaved_client_is_served_all_the_while(siege: Siege) -> None:
+    assert siege.good.wrong == []
+    assert min(map(len, siege.good.milliseconds.values())) > 3
+
+
+def test_nothing_grows_but_what_was_stored(siege: Siege) -> None:
+    grown = sum(siege.after.megabytes.values()) - sum(siege.before.megabytes.values())
+    assert grown < 50
+    stored = siege.after.instances - siege.before.instances
+    beyond = siege.after.data_bytes - siege.before.data_bytes - (siege.after.stored_bytes - siege.before.stored_bytes)
+    assert beyond < (8 << 20) + 20_000 * stored, "spooled bodies and instances that were never whole are gone"
+    assert siege.after.log_bytes - siege.before.log_bytes < 100 * INPUTS
+    assert siege.after.audit_events - siege.before.audit_events < INPUTS / 5 + 4 * stored
