@@ -3,7 +3,8 @@
 Failures are counted for each name and for each address, in the database, so that every web process knows of them. Both
 are hashed with a secret key into a fixed number of buckets: the table cannot grow, names that nobody has are counted
 as any other, and nobody can choose whose bucket to fill. An attempt counts as failed until it has succeeded, so that
-many at once are no way round.
+many at once are no way round. From where a person has come in before, the name is counted apart: whoever guesses
+elsewhere, day and night, does not lock its owner out.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from sqlalchemy import Connection, Row, Update, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imaging_ai.db.engine import Database
-from imaging_ai.db.tables import AttemptRow
+from imaging_ai.db.tables import AttemptRow, PersonRow, SessionRow
 
 __all__ = ["Attempt", "Attempts"]
 
 _ATTEMPT = AttemptRow.metadata.tables["login_attempt"]
+_PERSON, _SESSION = PersonRow.metadata.tables["person"], SessionRow.metadata.tables["login_session"]
 _BUCKETS = 1 << 16
+_KINDS = ("name", "address", "name at home")
 _FREE_OF_NAME, _FREE_OF_ADDRESS = 5, 25
 _LONGEST_WAIT, _FORGOTTEN = 900.0, 3600.0
 
@@ -50,7 +53,10 @@ class Attempts:
 
     def begin(self, name: str, address: str) -> Attempt:
         """Count an attempt as failed, unless it comes too early: then it is not even tried, and not counted."""
-        buckets = self._bucket("name", name), self._bucket("address", _network(address))
+        network = _network(address)
+        at_home = network in self._homes(name)
+        of_name = self._bucket("name at home", f"{name} {network}") if at_home else self._bucket("name", name)
+        buckets = of_name, self._bucket("address", network)
         now = self._clock()
         if (wait := self._locked(buckets, now)) > 0:
             return Attempt(buckets, wait=wait)  # a flood of them writes nothing
@@ -74,8 +80,16 @@ class Attempts:
 
     def forgive(self, name: str) -> None:
         """Forget the failures of a name."""
+        at_home = [self._bucket("name at home", f"{name} {network}") for network in self._homes(name)]
         with self._database.write() as session:
-            session.connection().execute(_set(self._bucket("name", name), failures=0, locked_until=0.0))
+            for bucket in (self._bucket("name", name), *at_home):
+                session.connection().execute(_set(bucket, failures=0, locked_until=0.0))
+
+    def _homes(self, name: str) -> frozenset[str]:
+        """Return the networks that a person has come in from, as far as their sessions are known."""
+        query = select(_SESSION.c.origin).join(_PERSON, _PERSON.c.id == _SESSION.c.person_id)
+        with self._database.read() as session:
+            return frozenset(map(_network, session.connection().scalars(query.where(_PERSON.c.name == name))))
 
     def _locked(self, buckets: tuple[int, int], now: float) -> float:
         latest = select(func.max(_ATTEMPT.c.locked_until)).where(_ATTEMPT.c.bucket.in_(buckets))
@@ -84,8 +98,7 @@ class Attempts:
 
     def _bucket(self, kind: str, value: str) -> int:
         digest = hmac.digest(self._key, f"{kind} {value}".encode(), "sha256")
-        number = int.from_bytes(digest[:4], "big") % _BUCKETS
-        return number if kind == "name" else number + _BUCKETS
+        return int.from_bytes(digest[:4], "big") % _BUCKETS + _BUCKETS * _KINDS.index(kind)
 
 
 def _count(connection: Connection, bucket: int, free: int, now: float) -> float:

@@ -56,6 +56,22 @@ def test_while_it_waits_even_the_right_password_is_not_tried(entrance: Entrance,
     assert [fail(entrance) for _ in range(6)] == [0.0] * 6, "success forgets the failures of the name"
 
 
+def test_whoever_guesses_elsewhere_does_not_lock_its_owner_out(entrance: Entrance, clock: Clock) -> None:
+    entrance.users.add("ada", Role.CLINICIAN, PASSWORD)
+    entrance.sessions.begin("ada", "10.0.0.2")
+    for _ in range(6):
+        fail(entrance, address="192.0.2.1")
+    for address, wait in (("192.0.2.1", 2.0), ("10.0.0.3", 2.0), ("10.0.0.2", 0.0)):
+        try:
+            assert entrance.know("ada", PASSWORD, address) == "ada" and wait == 0.0
+        except OverLimit as refused:
+            assert refused.retry_after == wait
+    assert fail(entrance, address="10.0.0.3") == 2.0, "nor does coming in help who guesses"
+    assert [fail(entrance, address="10.0.0.2") for _ in range(7)] == [0.0] * 6 + [2.0], "at home it is slow too"
+    entrance.attempts.forgive("ada")
+    assert fail(entrance, address="10.0.0.3") == fail(entrance, address="10.0.0.2") == 0.0
+
+
 def test_failures_are_forgotten_after_an_hour_or_by_an_administrator(entrance: Entrance, clock: Clock) -> None:
     for _ in range(6):
         fail(entrance)
