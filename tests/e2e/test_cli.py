@@ -135,7 +135,9 @@ def test_models_are_added_from_a_folder_and_a_zip_file_and_listed(idle: Server, 
     assert [one["name"] for one in listed] == ["bundle", "other", "packed"]
     assert len({one["digest"] for one in listed}) == 1
     checked = ask(idle, "models", "check", "packed")
+    assert "takes    one series: Modality CT" in checked
     assert "segment  1: Bright (Lesion)" in checked
+    assert "makes    SEG, SR" in checked
     assert "loads    in" in checked
 
 

@@ -175,7 +175,7 @@ def _parameters(described: _DicomToml) -> tuple[tuple[str, str], ...]:
 def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> list[str]:
     remarks: list[str] = []
     if not (path / "dicom.toml").is_file():
-        remarks.append("no dicom.toml: segments are named from metadata.json and coded as Tissue")
+        remarks.append("no dicom.toml: what it finds is named from metadata.json, by the most general codes")
     classes = described.classes or classes_from(metadata)
     if not described.segments and not classes and not segments_from(metadata):
         remarks.append("no [[segments]] or [[classes]], no channel_def in metadata.json: what it finds has no name")

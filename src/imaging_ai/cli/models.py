@@ -63,22 +63,35 @@ def check(context: click.Context, name: str, trial: bool) -> None:
 
     settings = settings_of(context)
     entry = wiring.make_catalog(settings).get(name)
-    click.echo(f"{entry.name} {entry.version}\n  digest   {entry.digest}\n  device   {entry.algorithm.device_uid}")
-    click.echo(f"  inputs   {', '.join(entry.inputs) or 'one series'}")
-    for value, segment in zip(entry.segment_values, entry.segments, strict=True):
-        click.echo(f"  segment  {value}: {segment.label} ({segment.property_type.meaning})")
-    if classifier := entry.classifier:
-        for value, one in zip(classifier.values, classifier.classes, strict=True):
-            click.echo(f"  class    {value}: {one.label} ({one.finding.meaning}), present from {one.threshold:g} on")
-    for sentence in entry.missing():
-        click.echo(f"  missing  {sentence}")
+    for line in _described(entry):
+        click.echo(line)
     shown = check_model(settings, name, trial=trial)
-    size = f"{shown.model_bytes / 1e6:.1f} MB of weights"
-    click.echo(f"  loads    in {shown.load_seconds:.1f} s on {shown.device}, {size}")
+    click.echo(
+        f"  loads    in {shown.load_seconds:.1f} s on {shown.device}, {shown.model_bytes / 1e6:.1f} MB of weights"
+    )
     if trial:
         grid = " x ".join(map(str, shown.shape))
-        click.echo(f"  runs     in {shown.seconds:.1f} s on a phantom of {grid}: {shown.said}")
-        click.echo(f"  memory   {shown.peak_bytes / 1e6:.0f} MB beyond the model at most")
+        click.echo(f"  runs     in {shown.seconds:.1f} s: a phantom of {grid} voxels, to which it answers {shown.said}")
+        click.echo(f"  memory   at most {shown.peak_bytes / 1e6:.0f} MB beside the weights while it ran")
+
+
+def _described(entry: ModelEntry) -> Iterator[str]:
+    """Say what a model takes and gives, a line each."""
+    yield f"{entry.name} {entry.version}"
+    yield f"  digest   {entry.digest}"
+    yield f"  UID      {entry.algorithm.device_uid}, in its objects as Device UID"
+    yield f"  takes    {'several series of a study' if entry.inputs else 'one series'}: {str(entry.accepts) or 'any'}"
+    for name, conditions in entry.inputs.items():
+        yield f"  input    {name}: {str(conditions) or 'any'}"
+    for value, segment in zip(entry.segment_values, entry.segments, strict=True):
+        yield f"  segment  {value}: {segment.label} ({segment.property_type.meaning})"
+    if classifier := entry.classifier:
+        for index, (value, one) in enumerate(zip(classifier.values, classifier.classes, strict=True)):
+            said = "a probability" if classifier.calibrated(index) else "an uncalibrated score"
+            yield f"  class    {value}: {one.label} ({one.finding.meaning}), present from {said} of {one.threshold:g}"
+    yield f"  makes    {', '.join(entry.outputs.kinds)}{', SR of lines' if entry.outputs.lines else ''}"
+    for sentence in entry.missing() or ("nothing: dicom.toml says all that is asked of it",):
+        yield f"  missing  {sentence}"
 
 
 @models.command("add")

@@ -129,6 +129,10 @@ class Conditions:
         """
         return cls(tuple(_parse_condition(key, value, where) for key, value in mapping.items()))
 
+    def __str__(self) -> str:
+        """Say all of them in a line; nothing where every series is accepted."""
+        return ", ".join(f"{condition.keyword} {condition.wish}" for condition in self.conditions)
+
     @property
     def keywords(self) -> frozenset[str]:
         """The keywords that the conditions look at (without `instances`)."""
