@@ -26,8 +26,8 @@ _SOURCE, _DESTINATION, _APPLICATION = (
     Code("110152", "Destination Role ID"),
     Code("110150", "Application"),
 )
-#: What XML 1.0 cannot say.
-_UNSPEAKABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: What XML 1.0 cannot say, and what would end the line that a message is in the log of its receiver.
+_UNSPEAKABLE = re.compile("[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: Object type and role of A.5.1, and the kind of id, of each type of object that is not part of a study.
 _OBJECTS: Mapping[str, tuple[str, str, tuple[str, str, str]]] = {
     "job": ("2", "20", ("job", _SCHEME, "Job UID")),

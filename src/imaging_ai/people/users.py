@@ -139,7 +139,7 @@ def insert_person(
     session: Session, name: str, role: Role, kept: str, scopes: str | None, *, actor: str = "", origin: str = ""
 ) -> None:
     """Add a person within the caller's transaction. Raises `InputError` when there is one of this name."""
-    if session.connection().scalar(select(func.count()).where(_TOKEN.c.name == name)):
+    if session.connection().scalar(select(func.count()).where(func.lower(_TOKEN.c.name) == name)):
         raise InputError(f"there is a token {name!r} already, and the audit trail could not tell them apart")
     now = time.time()
     values = {"name": name, "password": kept, "role": role.value, "scopes": scopes, "created_at": now}

@@ -24,7 +24,7 @@ from litestar.routes import ASGIRoute, WebSocketRoute
 
 from imaging_ai.core.permission import Need
 from imaging_ai.core.principal import Principal, Verifier
-from imaging_ai.serve.guards import SAFE_METHODS, require_host
+from imaging_ai.serve.guards import SAFE_METHODS, changes, require_host
 
 __all__ = ["Doorkeeper", "GuardedRoute", "guarded_routes", "need_of"]
 
@@ -102,7 +102,7 @@ class Doorkeeper:
             principal = await self._whose(secret, by_cookie=False)
         elif secret := self._cookie(connection):
             principal = await self._whose(secret, by_cookie=True)
-            if principal is not None and _changes(connection):
+            if principal is not None and changes(connection):
                 self.require_own_page(connection)
         else:
             raise _unauthorized("this needs a token: Authorization: Bearer …", 'Bearer realm="imaging-ai"')
@@ -171,10 +171,6 @@ def _asked(verifiers: Sequence[Verifier], secret: str) -> Principal | None:
 def _bearer(connection: Connection) -> str:
     scheme, _, secret = connection.headers.get("authorization", "").partition(" ")
     return secret.strip() if scheme.lower() == "bearer" else ""
-
-
-def _changes(connection: Connection) -> bool:
-    return connection.scope.get("method") not in SAFE_METHODS  # a WebSocket has none
 
 
 def _unauthorized(detail: str, challenge: str) -> NotAuthorizedException:

@@ -23,6 +23,7 @@ __all__ = [
     "SAFE_METHODS",
     "Check",
     "Door",
+    "changes",
     "door",
     "host_check",
     "query_name",
@@ -81,10 +82,15 @@ def host_check(hosts: Collection[str], origins: Collection[str] = ()) -> Check:
     async def check(connection: Connection, _handler: BaseRouteHandler) -> None:
         if require_host(connection) not in hosts:
             raise _Misdirected("this server does not answer for the host that the request names")
-        if connection.scope.get("method") not in SAFE_METHODS and _is_of_another_page(connection, origins):
+        if changes(connection) and _is_of_another_page(connection, origins):
             raise PermissionDeniedException("a page of another server may not ask for this")
 
     return check
+
+
+def changes(connection: Connection) -> bool:
+    """Say whether a request may change something, or opens a WebSocket: browsers let any page do that."""
+    return connection.scope["type"] != ScopeType.HTTP or connection.scope.get("method") not in SAFE_METHODS
 
 
 def _is_of_another_page(connection: Connection, origins: Collection[str]) -> bool:

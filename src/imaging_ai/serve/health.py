@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,6 +22,7 @@ __all__ = ["Check", "Health", "disk_check", "health_router", "storage_check"]
 logger = logging.getLogger(__name__)
 
 _OPEN = {"needs": "nothing"}
+_FRESH_SECONDS = 0.5
 
 #: Raises when a part of the server does not work.
 Check = Callable[[], object]
@@ -57,7 +61,11 @@ def disk_check(folder: Path, min_free_mb: int) -> Check:
 
 
 def health_router(checks: Mapping[str, Check]) -> Router:
-    """Answer `/health/live` and `/health/ready`."""
+    """Answer `/health/live` and `/health/ready`.
+
+    Anybody may ask, as often as they like; so the parts are tried by one at a time, and not again within a moment.
+    """
+    readiness = _Readiness(checks)
 
     @get("/live", opt=_OPEN, sync_to_thread=False, summary="The process answers")
     def live() -> Health:
@@ -65,13 +73,29 @@ def health_router(checks: Mapping[str, Check]) -> Router:
 
     @get("/ready", opt=_OPEN, sync_to_thread=True, summary="Every part that the server needs works")
     def ready() -> Response[Health] | Response[Problem]:
-        failures = {name: failure for name, check in checks.items() if (failure := _failure(name, check))}
+        failures = readiness.failures()
         if not failures:
             return Response(Health("ready", tuple(checks)))
         detail = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
         return problem(503, "not-ready", detail, failed=tuple(failures), headers={"Retry-After": "5"})
 
     return Router("/health", route_handlers=[live, ready], tags=["health"])
+
+
+class _Readiness:
+    """What does not work, as it was a moment ago."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._lock = threading.Lock()
+        self._found: tuple[float, dict[str, str]] = (-math.inf, {})
+
+    def failures(self) -> dict[str, str]:
+        with self._lock:
+            if time.monotonic() - self._found[0] >= _FRESH_SECONDS:
+                found = {name: failure for name, check in self._checks.items() if (failure := _failure(name, check))}
+                self._found = time.monotonic(), found
+            return self._found[1]
 
 
 def _failure(name: str, check: Check) -> str:

@@ -74,6 +74,13 @@ def test_whatever_the_words_messages_are_valid(words: str, outcome: Any) -> None
     assert resource(one)["outcome"] == {"success": "0", "refused": "4"}.get(outcome, "8")
 
 
+def test_a_message_is_one_line_whatever_the_words() -> None:
+    words = "one\ntwo\r\x85three\u2028<AuditMessage/>"
+    one = entry(actor=words, origin=words, object_uid=words, detail=words)
+    assert len(audit_message(one, SOURCE).decode().splitlines()) == 1
+    assert message(one).find("EventIdentification/EventOutcomeDescription").text == "one�two��three�<AuditMessage/>"
+
+
 def test_a_reading_says_who_read_from_where_and_of_which_study() -> None:
     read = message(entry(), study="1.2")
     assert read.find("EventIdentification/EventID").get("csd-code") == "110103"

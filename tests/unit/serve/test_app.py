@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ def test_a_part_that_is_down_is_named_with_its_reason(database: Database, ledger
     assert answer["failed"] == ["broker", "disk"]
     assert str(answer["detail"]).startswith("broker: ConnectionRefusedError; disk: ")
     assert "secret" not in str(answer)
+
+
+def test_who_asks_all_the_time_has_the_parts_tried_once_in_a_while(database: Database, ledger: Ledger) -> None:
+    tried: list[int] = []
+    app = make_app(database, ledger, checks={"storage": lambda: tried.append(1)})
+    began = time.monotonic()
+    with TestClient(app) as client:
+        for _ in range(20):
+            assert client.get("/health/ready").status_code == 200
+    assert len(tried) <= 1 + (time.monotonic() - began) / 0.5
 
 
 def test_a_server_without_its_database_is_not_ready(tmp_path: Path) -> None:
