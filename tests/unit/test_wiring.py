@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,17 @@ def test_a_new_sqlite_database_gets_its_tables_and_one_of_another_schema_is_refu
     other.dispose()
     with pytest.raises(ConfigError, match="'of the future'; a newer program has written it"):
         wiring.make_current_database(one)
+
+
+def test_what_is_made_new_is_not_for_everybody_to_read(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        wiring.make_current_database(settings(tmp_path)).dispose()
+    finally:
+        os.umask(before)
+    made = [tmp_path / "data", *(tmp_path / "data").iterdir()]
+    assert {one.name for one in made} >= {"data", "imaging-ai.db", "audit.key"}
+    assert [one for one in made if one.stat().st_mode & 0o007] == []
 
 
 def test_serve_runs_every_role_on_the_same_settings(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import stat
@@ -19,6 +20,7 @@ from imaging_ai.errors import ConfigError
 
 __all__ = ["ServerKey"]
 
+_log = logging.getLogger(__name__)
 _SHORTEST = 32
 
 
@@ -45,8 +47,10 @@ class ServerKey:
 
     @classmethod
     def given(cls, file: Path) -> ServerKey:
-        """Read a key from a file that was made elsewhere. Raises `ConfigError`."""
+        """Read a key from a file that was made elsewhere; who can read it can be anybody. Raises `ConfigError`."""
         try:
+            if file.stat().st_mode & stat.S_IROTH:  # as container runtimes hand secrets over
+                _log.warning("the key file %s can be read by everybody on this machine; chmod 600 it", file)
             secret = file.read_bytes().strip()
         except OSError as error:
             raise ConfigError(f"auth.key_file: {file}: cannot be read ({error.strerror})") from None

@@ -42,7 +42,6 @@ def back_up(settings: Settings, target: Path) -> int:
 
 def restore(settings: Settings, source: Path) -> backup.Restored:
     """Bring a backup back, and look for the bytes of every instance."""
-    settings.data_path.mkdir(parents=True, exist_ok=True)
     database = make_database(settings)
     backup.restore(source, database, _folders(settings))
     archive = make_archive(settings, database)

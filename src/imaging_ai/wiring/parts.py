@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+from sqlalchemy.engine import make_url
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import BlobStore, open_store
@@ -29,9 +33,12 @@ from imaging_ai.send.destinations import Destination, DicomDestination
 
 
 def make_database(settings: Settings) -> Database:
-    """Open the database of the settings."""
-    settings.data_path.mkdir(parents=True, exist_ok=True)
+    """Open the database of the settings. What is made new is not for everybody on this machine to read."""
+    settings.data_path.mkdir(mode=0o750, parents=True, exist_ok=True)
     database = Database(settings.database_url)
+    if database.is_sqlite and (file := make_url(database.url).database):
+        with suppress(OSError):  # who connects is told
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
     attach(database, open_keys(settings.audit_key_path))
     return database
 

@@ -40,6 +40,17 @@ def test_a_given_key_is_read_and_a_short_or_missing_one_refused(tmp_path: Path) 
     assert ServerKey.given(file).secret == b"0123456789abcdef0123456789abcdef"
 
 
+@pytest.mark.parametrize(("mode", "told"), [(0o640, False), (0o444, True)])
+def test_a_given_key_that_everybody_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, told: bool
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("x" * 32)
+    file.chmod(mode)
+    ServerKey.given(file)
+    assert ("chmod 600" in caplog.text) is told and "x" * 32 not in caplog.text
+
+
 def test_each_purpose_has_a_key_of_its_own_and_no_key_is_shown() -> None:
     key = ServerKey(b"x" * 32)
     assert len({key.derive("access token"), key.derive("refresh token"), key.secret}) == 3
