@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from e2e.besieged import Besieged, Vitals, WellBehaved, besieged
-from e2e.hostile import Watch
+from e2e.hostile import Watch, many
 from services import wait_until
 
 pytestmark = [pytest.mark.service, pytest.mark.slow]
@@ -83,3 +85,16 @@ def test_nothing_grows_but_what_was_stored(siege: Siege) -> None:
     assert beyond < (8 << 20) + 20_000 * stored, "spooled bodies and instances that were never whole are gone"
     assert siege.after.log_bytes - siege.before.log_bytes < 100 * INPUTS
     assert siege.after.audit_events - siege.before.audit_events < INPUTS / 5 + 4 * stored
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"GET / HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], ids=["none", "half", "HTTP/2"]
+)
+def test_more_silent_connections_than_are_taken_keep_nobody_out(siege: Siege, words: bytes) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard > 0 else 4096, hard))
+    server = siege.site.server
+    with many([socket.create_connection(("127.0.0.1", server.http_port), timeout=10) for _ in range(1_200)]) as socks:
+        for sock in socks:
+            sock.sendall(words)
+        assert server.get("/health/live").status_code == 200

@@ -20,7 +20,7 @@ from litestar.types import ASGIApp
 
 from imaging_ai.serve.problem import MEDIA_TYPE, Problem
 
-__all__ = ["Rates", "limited"]
+__all__ = ["Rates", "limited", "neighbourhood"]
 
 _MOST_KNOWN = 20_000
 _CREDENTIALS = (b"authorization", b"cookie")
@@ -62,7 +62,7 @@ def limited(app: ASGIApp, rates: Rates) -> ASGIApp:
             await app(scope, receive, send)
             return
         shown = tuple(value for name, value in scope["headers"] if name in _CREDENTIALS)
-        who = known.get(shown) or _neighbourhood(scope["client"][0] if scope["client"] else "")
+        who = known.get(shown) or neighbourhood(scope["client"][0] if scope["client"] else "")
         if wait := rates.wait(who):
             await _refuse(scope, send, wait)
             return
@@ -91,7 +91,7 @@ async def _refuse(scope: Any, send: Any, wait: float) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _neighbourhood(address: str) -> str:
+def neighbourhood(address: str) -> str:
     """Return whom an address is counted as: of IPv6 the network that one customer has, since addresses cost nothing."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import resource
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from granian import Granian
 from granian.constants import Interfaces, SSLProtocols
+from granian.http import HTTP2Settings
 from granian.log import LogLevels
 from litestar import Litestar
 from litestar.types import ASGIApp
 
 from imaging_ai.errors import ConfigError
 from imaging_ai.process import die_with_parent, keep_memory
+from imaging_ai.serve.crowd import watch_crowd
 from imaging_ai.serve.hearing import heard_out
 
 __all__ = ["serve_http"]
+
+#: Connections of one process: as many are taken at once, and as many remain where there are too many.
+_MOST_CONNECTIONS, _ENOUGH_CONNECTIONS = 1024, 768
+_FILES_AT_LEAST = 4096  # connections are among them
+_LARGEST_HEADERS = 64 << 10  # of HTTP/2, for each of 200 streams
 
 #: granian's records go to our own handlers.
 _LOGGING = {
@@ -74,17 +82,24 @@ def serve_http(
         ssl_ca=ca_file,
         ssl_client_verify=ca_file is not None,
         ssl_protocol_min=SSLProtocols.tls12,
+        backpressure=_MOST_CONNECTIONS,
+        http2_settings=HTTP2Settings(max_headers_size=_LARGEST_HEADERS),
         log_level=LogLevels.warning,
         log_dictconfig=_LOGGING,
         respawn_failed_workers=True,
         workers_kill_timeout=10,
     )
-    server.serve(target_loader=partial(_load, factory, os.getpid()), wrap_loader=False)
+    server.serve(target_loader=partial(_load, factory, os.getpid(), port), wrap_loader=False)
 
 
-def _load(factory: Callable[[], Litestar], parent: int) -> ASGIApp:
+def _load(factory: Callable[[], Litestar], parent: int, port: int) -> ASGIApp:
     die_with_parent(parent)
     keep_memory()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _FILES_AT_LEAST:
+        wanted = _FILES_AT_LEAST if hard == resource.RLIM_INFINITY else min(_FILES_AT_LEAST, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    watch_crowd(port, _ENOUGH_CONNECTIONS)
     return heard_out(factory())
 
 
