@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 import phantoms
 from e2e.server import Server
@@ -71,6 +74,21 @@ def _alive(server: Server) -> bool:
         return server.get("/health/live").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_a_websocket_is_refused_as_anything_else_is(server: Server, hospital: OpenIdProvider) -> None:
+    at = f"ws://127.0.0.1:{server.http_port}/dicom-web/subscribers/WATCHER"
+    entrance = open_entrance(server.database)
+    watcher = bearer(entrance.tokens.create("watcher", Role.AUDITOR))
+    for shows, status in (({}, 401), (bearer("x"), 401), (watcher, 403)):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(at, additional_headers=shows)
+        assert refused.value.response.status_code == status
+        assert b"Traceback" not in (refused.value.response.body or b"")
+    now = int(time.time())
+    told = {"iss": hospital.issuer, "aud": "imaging-ai", "sub": "u-9", "iat": now, "exp": now + 60}
+    with connect(at, additional_headers=bearer(hospital.sign({**told, "groups": ["radiology"]}))):
+        pass
 
 
 def ours(page: Page, at: str) -> list[Any]:

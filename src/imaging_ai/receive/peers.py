@@ -74,8 +74,9 @@ class Peer:
 
     @property
     def is_limited(self) -> bool:
-        """Whether there is anything to watch while it stores."""
-        return bool(self.instances_per_second or self.bytes_per_second or self.bytes_per_day) or "store" not in self.may
+        """Whether there is anything to watch over its associations."""
+        rates = self.instances_per_second or self.bytes_per_second or self.bytes_per_day
+        return bool(rates) or not self.may >= {"echo", "store"}
 
 
 #: The only peer where none is configured.

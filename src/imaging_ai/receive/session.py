@@ -23,6 +23,7 @@ __all__ = ["StorageSession"]
 
 _log = logging.getLogger(__name__)
 _UNRECOGNIZED_OPERATION = Outcome(0x0211)
+_NOT_AUTHORIZED = Outcome(0x0124, "this peer may not echo here")
 _MAX_COMMAND_BYTES = 16 << 10
 _MAX_PDU_BYTES = 1 << 20
 #: An object over the limit is read to its end to answer properly, but not for ever.
@@ -165,7 +166,8 @@ class StorageSession:
         if incoming is not None:
             outcome = incoming.finish()
         elif command.field == C_ECHO:
-            outcome = Outcome(SUCCESS)
+            allowed = self._allowance is None or "echo" in self._allowance.peer.may
+            outcome = Outcome(SUCCESS) if allowed else _NOT_AUTHORIZED
         else:
             outcome = _UNRECOGNIZED_OPERATION
         self._command = self._incoming = None

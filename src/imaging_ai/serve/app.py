@@ -36,6 +36,7 @@ from imaging_ai.serve.monitoring import metrics_handler
 from imaging_ai.serve.people import people_router
 from imaging_ai.serve.problem import respond
 from imaging_ai.serve.rates import Rates, limited
+from imaging_ai.serve.sockets import refused_as_http
 from imaging_ai.serve.studies import studies_router
 from imaging_ai.serve.unbroken import unbroken
 from imaging_ai.serve.viewer import PATH, viewer_router
@@ -97,7 +98,7 @@ def make_app(
         ],
         on_startup=[dicomweb.notifier.start] if dicomweb and dicomweb.notifier else [],
         on_shutdown=[*([dicomweb.notifier.stop] if dicomweb and dicomweb.notifier else []), *_closed(dicomweb)],
-        middleware=[unbroken],
+        middleware=[unbroken, refused_as_http],
         request_class=CarefulRequest,
         cors_config=_cors(origins) if origins else None,
         state=State({"public_url": public_url}),
