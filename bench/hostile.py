@@ -112,11 +112,12 @@ def _print_answers(said: Counter[str]) -> None:
 
 
 def _print_vitals(before: Vitals, after: Vitals) -> None:
-    print("\n| process | MB before | after | descriptors before | after | threads before | after |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| process | MB before | after | mapped files, MB | after | descriptors | after | threads | after |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for role in after.megabytes:
         pairs = (
             (before.megabytes.get(role, 0.0), after.megabytes[role]),
+            (before.mapped.get(role, 0.0), after.mapped[role]),
             (before.descriptors.get(role, 0), after.descriptors[role]),
             (before.threads.get(role, 0), after.threads[role]),
         )

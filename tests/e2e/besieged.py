@@ -60,10 +60,15 @@ mode = "token"
 
 @dataclass(frozen=True)
 class Vitals:
-    """What the processes of a server hold, by role: MiB resident, descriptors, threads; and what lies on disk."""
+    """What the processes of a server hold, by role: MiB resident, descriptors, threads; and what lies on disk.
+
+    `megabytes` are the processes' own; `mapped` are pages of files (code, and the index, which SQLite maps for each
+    connection): the kernel has them only once, and drops them when it wants.
+    """
 
     processes: dict[int, str]
     megabytes: dict[str, float]
+    mapped: dict[str, float]
     descriptors: dict[str, int]
     threads: dict[str, int]
     audit_events: int  # those of the well-behaved client left out, as in the log
@@ -98,7 +103,7 @@ class Besieged:
         return Counter(json.loads(done.stdout))
 
     def memory(self) -> dict[str, float]:
-        """MiB resident, by role."""
+        """MiB of the processes' own, by role."""
         return {role: held[0] for role, held in self._held(self._roles()).items()}
 
     def _roles(self) -> dict[int, str]:
@@ -106,14 +111,15 @@ class Besieged:
         return {root: "serve", **{pid: _role(pid) for pid in _descendants(root)}}
 
     def _held(self, roles: dict[int, str]) -> dict[str, list[float]]:
-        """MiB, descriptors and threads, by role."""
+        """MiB of its own and mapped, descriptors and threads, by role."""
         held: dict[str, list[float]] = {}
         for pid, role in roles.items():
             with contextlib.suppress(FileNotFoundError):
                 at = Path(f"/proc/{pid}")
-                pages, files = int((at / "statm").read_text().split()[1]), len(list((at / "fd").iterdir()))
-                found = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20), files, len(list((at / "task").iterdir()))
-                held[role] = [old + new for old, new in zip(held.get(role, [0, 0, 0]), found, strict=True)]
+                status = dict(line.split(":", 1) for line in (at / "status").read_text().splitlines() if ":" in line)
+                own, mapped = (int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
+                found = own, mapped, len(list((at / "fd").iterdir())), int(status["Threads"])
+                held[role] = [old + new for old, new in zip(held.get(role, [0, 0, 0, 0]), found, strict=True)]
         return held
 
     def vitals(self) -> Vitals:
@@ -126,8 +132,9 @@ class Besieged:
         return Vitals(
             roles,
             {role: one[0] for role, one in held.items()},
-            {role: int(one[1]) for role, one in held.items()},
+            {role: one[1] for role, one in held.items()},
             {role: int(one[2]) for role, one in held.items()},
+            {role: int(one[3]) for role, one in held.items()},
             int(audit.n),
             sum(
                 len(line) for log in self.server.folder.glob("*.log") for line in log.open("rb") if b"GOOD" not in line
