@@ -32,7 +32,7 @@ shipped = false
 [worker]
 device = "cpu"
 threads = 1
-memory_limit_mb = 1500
+memory_limit_mb = 1200
 """
 #: A network that does what the brightest voxel of the image says.
 NET = """
@@ -167,7 +167,8 @@ def test_a_model_that_crashes_or_grows_costs_one_attempt(site: Site, wish: float
         site.runner.start()
     before = site.model_process()
     _, end = site.run(wish)
-    assert isinstance(end, Failure) and (end.code, end.permanent) == (code, False)
+    assert isinstance(end, Failure)
+    assert (end.code, end.permanent) == (code, False), end.reason
     assert said in end.reason
     assert site.run(NOTHING)[0].state is JobState.COMPLETED
     assert site.model_process() != before
