@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from imaging_ai.infer.engine import fast_precision, in_precision
+from imaging_ai.infer.engine import fast_precision, in_precision, laid_out
 
 
 class _Bytes(TorchDispatchMode):
@@ -37,7 +37,7 @@ class _Bytes(TorchDispatchMode):
 
 def roofline(network: torch.nn.Module, windows: torch.Tensor) -> dict[str, float]:
     """Return milliseconds for `windows`, measured and at least, and the operations and bytes behind that."""
-    device, precision = windows.device, fast_precision(windows.device)
+    device, precision, windows = windows.device, fast_precision(windows.device), laid_out(windows)
     with torch.inference_mode(), in_precision(device, precision):
         seconds = _best(lambda: network(windows), device)
         with FlopCounterMode(display=False) as operations:

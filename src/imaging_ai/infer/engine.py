@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from imaging_ai.infer.layers import Doubling, Runs
 
-__all__ = ["fast_precision", "in_precision", "make_ready"]
+__all__ = ["fast_precision", "in_precision", "laid_out", "make_ready"]
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMALISATIONS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -91,6 +91,16 @@ def _fold(
         transpose=transposed,
     )
     return True
+
+
+def laid_out(windows: torch.Tensor) -> torch.Tensor:
+    """Return windows with their channels next to each other, as convolutions read them fastest."""
+    if windows.ndim in (4, 5) and windows.shape[1] == 1:  # torch takes a lone channel for one that lies apart
+        batch, _, *spatial = windows.contiguous().stride()
+        return windows.contiguous().as_strided(windows.shape, (batch, 1, *spatial))
+    if windows.ndim == 5:
+        return windows.contiguous(memory_format=torch.channels_last_3d)
+    return windows.contiguous(memory_format=torch.channels_last) if windows.ndim == 4 else windows
 
 
 def fast_precision(device: torch.device) -> torch.dtype:

@@ -20,7 +20,7 @@ from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
 from torch.nn import functional
 
 from imaging_ai.errors import ModelFailed
-from imaging_ai.infer.engine import fast_precision, in_precision
+from imaging_ai.infer.engine import fast_precision, in_precision, laid_out
 from imaging_ai.infer.lanes import answers, unheard
 from imaging_ai.infer.memory import is_out_of_memory, within_memory
 from imaging_ai.infer.resample import largest_channel
@@ -60,7 +60,7 @@ class _Plan:
     def ask(self, network: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
         """Return the answer of a network to ``[batch, channel, x, y(, z)]`` where it is put together."""
         with in_precision(self.device, self.precision):
-            return _first(network(_laid_out(windows.to(self.device)))).to(self.stitch)
+            return _first(network(laid_out(windows.to(self.device)))).to(self.stitch)
 
 
 class Windows:
@@ -180,7 +180,7 @@ class Windows:
         padded, network = grid.padded(image), unheard(network)
         share = self._share(answer[0][(slice(None), *[slice(None, None, _COARSE)] * len(grid.shape))])
         for parts in (2, 1):
-            some = _laid_out(padded[0][(slice(None), *grid.most_divided(share, parts))][None])
+            some = laid_out(padded[0][(slice(None), *grid.most_divided(share, parts))][None])
             try:
                 return _dice(*(self._labels(network, some, kind) for kind in (precision, torch.float32)))
             except Exception as error:  # the edge to the network: it refuses a size as it likes
@@ -312,16 +312,6 @@ def _is_usual(inferer: SlidingWindowInferer) -> bool:
     """Say whether an inferer has none of the options that are not repeated here."""
     places = (inferer.device, inferer.sw_device, inferer.buffer_steps, inferer.cpu_thresh, inferer.roi_weight_map)
     return all(place is None for place in places) and not inferer.with_coord
-
-
-def _laid_out(windows: torch.Tensor) -> torch.Tensor:
-    """Return windows with their channels next to each other, as convolutions read them fastest."""
-    if windows.ndim == 5 and windows.shape[1] == 1:  # torch takes a lone channel for one that lies apart
-        x, y, z = windows.shape[2:]
-        return windows.contiguous().as_strided(windows.shape, (x * y * z, 1, y * z, z, 1))
-    if windows.ndim == 5:
-        return windows.contiguous(memory_format=torch.channels_last_3d)
-    return windows.contiguous(memory_format=torch.channels_last) if windows.ndim == 4 else windows
 
 
 def _dice(one: torch.Tensor, other: torch.Tensor) -> float:

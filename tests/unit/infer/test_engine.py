@@ -14,7 +14,7 @@ from monai.networks.nets.unet import UNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from imaging_ai.infer.engine import in_precision, make_ready
+from imaging_ai.infer.engine import in_precision, laid_out, make_ready
 from imaging_ai.infer.layers import Doubling, Runs
 
 
@@ -139,3 +139,16 @@ def test_a_precision_holds_within_its_block(precision: torch.dtype) -> None:
     with in_precision(torch.device("cpu"), precision):
         assert layer(image).dtype == precision
     assert layer(image).dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(4, 5, 6), (1, 5, 6), (4, 5)], ids=str)
+def test_windows_are_laid_out_channel_by_channel_and_answers_with_them(channels: int, size: tuple[int, ...]) -> None:
+    flat = len(size) == 2
+    kind, last = (nn.Conv2d, torch.channels_last) if flat else (nn.Conv3d, torch.channels_last_3d)
+    layer, windows = kind(channels, 4, 3, padding=1), torch.randn(3, channels, *size[::-1]).transpose(2, -1)
+    given = laid_out(windows)
+    assert given.stride()[1] == 1
+    assert torch.equal(given, windows)
+    assert layer(given).is_contiguous(memory_format=last)
+    assert torch.allclose(layer(given), layer(windows.contiguous()), atol=1e-6)
