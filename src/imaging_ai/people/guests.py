@@ -64,15 +64,16 @@ class Guests:
         ------
         NotAllowed
             If this one was disabled, or the name is somebody else's.
+        InputError
+            If the same one was just let in for the first time by another request.
         """
         with self._database.write() as session:
             connection = session.connection()
             row = connection.execute(select(_PERSON).where(_PERSON.c.subject == guest.subject)).one_or_none()
             if row is None:
-                try:
-                    insert_person(session, guest.name, guest.role, "", None, actor=guest.name, origin=origin)
-                except InputError:
-                    raise NotAllowed("somebody else has this name here; an administrator can tell") from None
+                if _is_taken(connection, guest.name):
+                    raise NotAllowed("somebody else has this name here; an administrator can tell")
+                insert_person(session, guest.name, guest.role, "", None, actor=guest.name, origin=origin)
                 mine = update(_PERSON).where(_PERSON.c.name == guest.name)
                 connection.execute(mine.values(subject=guest.subject))
                 return guest.name

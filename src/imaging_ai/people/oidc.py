@@ -125,7 +125,7 @@ class OpenId:
                 leeway=_SKEW,
                 options={"require": _CLAIMS},
             )
-        except (jwt.PyJWTError, RecursionError):  # the latter of headers that are brackets and nothing else
+        except jwt.PyJWTError:
             return None
         return claims if claims and 0 < len(claims["sub"]) <= _LONGEST_WORD else None
 

@@ -24,6 +24,7 @@ from imaging_ai.errors import ConfigError, NotAllowed, UnavailableError
 from imaging_ai.people.guests import Guest, Guests
 from imaging_ai.people.oidc import OpenId
 from imaging_ai.people.oidc_provider import Provider, Registration
+from imaging_ai.people.tokens import Tokens
 from imaging_ai.people.users import Users
 from ledgers import Clock
 from services.openid import Client, OpenIdProvider
@@ -174,9 +175,11 @@ def test_a_name_that_is_somebody_elses_is_not_lent(
     hospital: OpenIdProvider, openid: OpenId, database: Database
 ) -> None:
     Users(database).add("ada", Role.ADMINISTRATOR, None)
-    assert openid.principal(hospital.sign(claims(hospital))) is None
-    with pytest.raises(NotAllowed, match="somebody else"):
-        Guests(database).come_in(Guest(f"{hospital.issuer} u-1", "ada", Role.CLINICIAN), "")
+    Tokens(database).create("EHR", Role.SERVICE)
+    for name in ("ada", "ehr"):
+        assert openid.principal(hospital.sign(claims(hospital, preferred_username=name))) is None
+        with pytest.raises(NotAllowed, match="somebody else"):
+            Guests(database).come_in(Guest(f"{hospital.issuer} u-1", name, Role.CLINICIAN), "")
 
 
 def test_a_guest_is_known_by_subject_and_stays_who_they_are(
