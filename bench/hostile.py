@@ -56,7 +56,9 @@ def _options() -> argparse.Namespace:
 
 def _measure(site: Besieged, options: argparse.Namespace) -> int:
     files = options.files if options.files.is_dir() else None
-    time.sleep(5.0)  # whatever a start still does
+    first = site.vitals()
+    site.storm(site.plan(1_000, files=files, clients=options.clients, rate=options.rate, seed=options.seed + 1))
+    time.sleep(20.0)  # what half-open connections are given, here and below
     good = {}
     with WellBehaved(site) as good["quiet"]:
         time.sleep(options.quiet)
@@ -66,13 +68,14 @@ def _measure(site: Besieged, options: argparse.Namespace) -> int:
         plan = site.plan(options.inputs, files=files, clients=options.clients, rate=options.rate, seed=options.seed)
         said = site.storm(plan, quiet=False)
     seconds = time.monotonic() - began
-    time.sleep(20.0)  # what half-open connections are given
+    time.sleep(20.0)
     with WellBehaved(site) as good["after"]:
         time.sleep(options.quiet)
     after = site.vitals()
     print(f"\n{options.inputs} inputs in {seconds:.0f} s, {options.inputs / seconds:.0f} a second\n")
     _print_answers(said)
     _print_vitals(before, after)
+    print(f"MB before the first of 1,000 inputs for warming up: {sum(first.megabytes.values()):.0f}")
     _print_times(good)
     for phase, one in good.items():
         for wrong, count in Counter(one.wrong).most_common(5):
