@@ -15,7 +15,7 @@ PARENT_VARIABLE = "IMAGING_AI_PARENT_PID"
 
 _PR_SET_PDEATHSIG = 1
 
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 #: The files of `prometheus_client` for the kinds of metrics that there are, and room for about a hundred labels each.
 _METRICS = ("counter", "histogram", "gauge_livesum")
@@ -35,16 +35,19 @@ def die_with_parent(parent: int | None = None) -> None:
         os._exit(1)
 
 
-def keep_memory(block: int = 8 << 20, total: int = 32 << 20) -> None:
+def keep_memory(block: int | None = 8 << 20, total: int = 32 << 20) -> None:
     """Have the C library keep blocks that are freed for the next time, up to so many bytes each and all (mallopt(3)).
 
     By default a block of more than 128 kB, such as a frame, comes from the kernel and goes back to it: mapping it, and
-    filling its pages with zeros, takes longer than reading the frame, and a sixth of the time of a network. A block of
-    more than 32 MB is never kept.
+    filling its pages with zeros, takes longer than reading the frame, and a sixth of the time of a network. A `block`
+    is at most 32 MB; None keeps those of any size, such as volumes.
     """
     if not sys.platform.startswith("linux") or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
         return
-    mallopt(_M_MMAP_THRESHOLD, block)
+    if block is None:
+        mallopt(_M_MMAP_MAX, 0)
+    else:
+        mallopt(_M_MMAP_THRESHOLD, block)
     mallopt(_M_TRIM_THRESHOLD, total)
     mallopt(_M_ARENA_MAX, 2)  # each thread would keep as much again
 

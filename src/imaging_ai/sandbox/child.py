@@ -17,8 +17,8 @@ from imaging_ai.sandbox.confine import Within, confine
 
 __all__ = ["KEPT_BYTES", "main"]
 
-#: Of what the layers of a network free, how large a block and how much of it is kept for the next layer.
-KEPT_BYTES = (32 << 20, 512 << 20)
+#: Of what a job frees, volumes too, how large a block (any) and how much is kept for the next layer and the next job.
+KEPT_BYTES = (None, 512 << 20)
 
 
 def main(descriptor: int) -> None:
