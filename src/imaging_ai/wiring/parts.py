@@ -38,7 +38,8 @@ def make_database(settings: Settings) -> Database:
     database = Database(settings.database_url)
     if database.is_sqlite and (file := make_url(database.url).database):
         with suppress(OSError):  # who connects is told
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+            # only where there is none: closing a file would end the locks that SQLite has on it in this process
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
     attach(database, open_keys(settings.audit_key_path))
     return database
 
