@@ -108,7 +108,7 @@ def test_an_object_of_another_study_or_patient_is_not_registered(
 ) -> None:
     (ds,) = phantoms.series(phantoms.corner((1, 16, 16)))
     job = claim(house.ledger)
-    ds.StudyInstanceUID, ds.SOPInstanceUID = job.study_instance_uid, new_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = job.study_instance_uid, new_uid(), new_uid()
     ds.update(changed)
     pipeline = Pipeline(house.database, house.archive, house.ledger, house.deliveries, house.catalog, Liar(ds))
     run = lambda: pipeline.run(job.id, job.attempt, lambda _percent, _stage: None)  # noqa: E731
