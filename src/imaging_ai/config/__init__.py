@@ -135,7 +135,7 @@ def load(path: str | Path | None = None, environment: Mapping[str, str] | None =
         raise ConfigError(f"{_origin(str(error), path, environment)}: {_plain(str(error))}") from None
     if settings.auth.mode == "off" and not _is_loopback(settings.http.host):
         raise ConfigError(
-            f"{path or 'environment'}: http.host = {settings.http.host!r}: with auth.mode = \"off\" nobody has to "
+            f'{path or "environment"}: http.host = {settings.http.host!r}: with auth.mode = "off" nobody has to '
             'prove who they are, and only this machine is served; set http.host to 127.0.0.1, or auth.mode to "token"'
         )
     return settings

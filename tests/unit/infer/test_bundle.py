@@ -263,8 +263,9 @@ def test_out_of_memory_is_tried_again_window_by_window(
     hungry = model.network = _Hungry(1, error)
     volume = make_volume(phantoms.corner(SHAPE) + np.arange(SHAPE[2], dtype=np.float32))
     assert np.array_equal(model.predict(volume) > 0, volume.voxels > 150)
-    assert hungry.seen[1:4] == [4, 2, 1] and hungry.seen[-1] == 1
-    assert "out of memory; again with 1 window at once on the cpu" in model.how
+    tried = hungry.seen[1:]  # it begins with as many as there are, shared among the threads
+    assert tried[0] > 1 and tried[-1] == 1 and 2 in tried
+    assert any(line.startswith("out of memory; again with ") for line in model.how)  # one for each thread
     model.network = _Hungry(0, error)
     with pytest.raises(ModelOutOfMemory, match="threshold ran out of memory on cpu"):
         model.predict(volume)
