@@ -343,7 +343,7 @@ def test_deleting_and_storing_the_same_study_at_once_leaves_every_row_whole(part
     data = {ds.SOPInstanceUID: phantoms.to_bytes(ds) for ds in ct(8)}
     study = ct(1)[0].StudyInstanceUID
     problems: list[object] = []
-    stop = threading.Event()
+    begun, stop = threading.Event(), threading.Event()
 
     def storing_again(some: list[bytes]) -> None:
         with storing.web(parts) as client:
@@ -351,11 +351,13 @@ def test_deleting_and_storing_the_same_study_at_once_leaves_every_row_whole(part
                 answer = post(client, map(instance, some))
                 if answer.status_code != 200:
                     problems.append(answer.json())
+                begun.set()
 
     halves = list(data.values())[:4], list(data.values())[4:]
     threads = [threading.Thread(target=storing_again, args=(half,)) for half in halves]
     for thread in threads:
         thread.start()
+    assert begun.wait(60), "something is stored before the first deletion"
     with storing.web(parts) as client:
         statuses = {delete(client, study) for _ in range(25)}
     stop.set()
