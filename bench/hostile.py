@@ -75,13 +75,16 @@ def _measure(site: Besieged, options: argparse.Namespace) -> int:
     print(f"\n{options.inputs} inputs in {seconds:.0f} s, {options.inputs / seconds:.0f} a second\n")
     _print_answers(said)
     _print_vitals(before, after)
-    print(f"MB before the first of 1,000 inputs for warming up: {sum(first.megabytes.values()):.0f}")
+    held = ", ".join(
+        f"{sum(one.megabytes.values()):.0f} + {sum(one.mapped.values()):.0f}" for one in (first, before, after)
+    )
+    print(f"resident, MB, own + mapped: {held} (at the very beginning, after 1,000 inputs for warming up, at the end)")
     _print_times(good)
     for phase, one in good.items():
         for wrong, count in Counter(one.wrong).most_common(5):
             print(f"the well-behaved client, {phase}: {count} × {wrong}")
     _print_log(site)
-    failed = _failures(said, before, after, good)
+    failed = _failures(said, first, before, after, good)
     for failure in failed:
         print(f"DOES NOT HOLD: {failure}")
     return len(failed) > 0
@@ -156,10 +159,17 @@ def _print_log(site: Besieged) -> None:
         print(f"audit: {row.n} × {row.action} {row.outcome}")
 
 
-def _failures(said: Counter[str], before: Vitals, after: Vitals, good: dict[str, WellBehaved]) -> list[str]:
+def _resident(vitals: Vitals) -> float:
+    """Return all that is resident, in MiB: the processes' own and mapped files."""
+    return sum(vitals.megabytes.values()) + sum(vitals.mapped.values())
+
+
+def _failures(
+    said: Counter[str], first: Vitals, before: Vitals, after: Vitals, good: dict[str, WellBehaved]
+) -> list[str]:
     fives = sum(count for entry, count in said.items() if entry.partition("\t")[2].startswith("5"))
     lost = [role for pid, role in before.processes.items() if pid not in after.processes and role != "work"]
-    more = sum(after.megabytes.values()) - sum(before.megabytes.values())
+    more = _resident(after) - _resident(first)
     ratios = [
         one.percentile(what, 95) / good["quiet"].percentile(what, 95)
         for one in (good["storm"],)

@@ -113,6 +113,21 @@ def test_what_is_made_new_is_not_for_everybody_to_read(tmp_path: Path) -> None:
     assert [one for one in made if one.stat().st_mode & 0o007] == []
 
 
+def test_making_the_parts_again_leaves_the_locks_that_sqlite_has_on_the_database(tmp_path: Path) -> None:
+    """Closing any descriptor of a file ends a process's locks on it (fcntl(2)): who leaves then takes the WAL along."""
+    here = wiring.make_current_database(settings(tmp_path))
+    other = "import sqlite3, sys; it = sqlite3.connect(sys.argv[1]); it.execute('SELECT 1 FROM study'); it.close()"
+    file = tmp_path / "data" / "imaging-ai.db"
+    with here.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM study").all()
+        connection.commit()
+        wiring.make_database(settings(tmp_path)).dispose()
+        subprocess.run([sys.executable, "-c", other, str(file)], check=True)
+        assert file.with_name("imaging-ai.db-wal").exists(), "somebody still works on it"
+        connection.exec_driver_sql("SELECT count(*) FROM study").all()
+    here.dispose()
+
+
 def test_serve_runs_every_role_on_the_same_settings(tmp_path: Path) -> None:
     supervisor = wiring.make_supervisor(settings(tmp_path, "[dicom]\nprocesses = 2\n"))
     file = str(tmp_path / "imaging-ai.toml")
