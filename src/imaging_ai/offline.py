@@ -124,14 +124,18 @@ def _choose(series: Mapping[str, _Series], entry: ModelEntry) -> Iterator[dict[s
     if not entry.inputs:
         yield from ({"image": (uid, one)} for uid, one in accepted.items())
         return
-    channels: dict[str, tuple[str, _Series]] = {}
-    for name, conditions in entry.inputs.items():
-        for uid, one in accepted.items():
-            free = all(uid != taken for taken, _ in channels.values())
-            if free and name not in channels and not conditions.mismatches(one.attributes, len(one.files)):
-                channels[name] = uid, one
-    if len(channels) == len(entry.inputs):
-        yield channels
+    studies: dict[str, dict[str, _Series]] = defaultdict(dict)
+    for uid, one in accepted.items():
+        studies[one.attributes.get("StudyInstanceUID", "")][uid] = one
+    for of_study in studies.values():
+        channels: dict[str, tuple[str, _Series]] = {}
+        for name, conditions in entry.inputs.items():
+            for uid, one in of_study.items():
+                free = all(uid != taken for taken, _ in channels.values())
+                if free and name not in channels and not conditions.mismatches(one.attributes, len(one.files)):
+                    channels[name] = uid, one
+        if len(channels) == len(entry.inputs):
+            yield channels
 
 
 def _why_none(series: Mapping[str, _Series], entry: ModelEntry) -> str:

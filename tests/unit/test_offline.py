@@ -127,8 +127,12 @@ SeriesDescription = "*T2*"
     for name in ("T1", "T2"):
         datasets = phantom(name, "MR")
         for ds in datasets:
-            ds.SeriesDescription = f"ax {name}"
+            ds.StudyInstanceUID, ds.SeriesDescription = "1.2.3", f"ax {name}"
         write(datasets, tmp_path / "in" / name)
+    of_another = phantom("of another", "MR")
+    for ds in of_another:
+        ds.SeriesDescription = "T1 of another study"
+    write(of_another, tmp_path / "in" / "0 another")
     found = _read(tmp_path / "in")
     (channels,) = _choose(found, entry)
     assert {name: one.attributes["SeriesDescription"] for name, (_, one) in channels.items()} == {
@@ -142,9 +146,12 @@ SeriesDescription = "*T2*"
 def test_no_series_is_two_inputs_at_once(tmp_path: Path) -> None:
     toml = '[inputs.one]\nModality = "MR"\n[inputs.other]\nModality = "MR"\n'
     entry = read_model(threshold_bundle(tmp_path / "both", modality="MR", dicom_toml=toml))
-    write(phantom("first", "MR"), tmp_path / "in" / "first")
+    first, second = phantom("first", "MR"), phantom("second", "MR")
+    write(first, tmp_path / "in" / "first")
     assert list(_choose(_read(tmp_path / "in"), entry)) == []
-    write(phantom("second", "MR"), tmp_path / "in" / "second")
+    for ds in second:
+        ds.StudyInstanceUID = first[0].StudyInstanceUID
+    write(second, tmp_path / "in" / "second")
     (channels,) = _choose(_read(tmp_path / "in"), entry)
     assert len({uid for uid, _ in channels.values()}) == 2
 

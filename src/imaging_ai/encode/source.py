@@ -174,15 +174,15 @@ def functional_group(
 ) -> tuple[str, ...]:
     """Return the values that describe one source frame, as Decimal Strings; empty when the source has none.
 
-    A multi-frame source has them in its functional groups (PS3.3 C.7.6.16), of the frame or shared by all.
+    A multi-frame source has them in its functional groups (PS3.3 C.7.6.16), of the frame or shared by all; where it
+    has none, in itself.
     """
-    if not frame.multi_frame or "SharedFunctionalGroupsSequence" not in header:
-        holders = [header]
-    else:
-        groups = [header.SharedFunctionalGroupsSequence[0]]
-        if len(per_frame := header.get("PerFrameFunctionalGroupsSequence") or ()) >= frame.frame_number:
-            groups.insert(0, per_frame[frame.frame_number - 1])
-        holders = [group[sequence].value[0] for group in groups if group.get(sequence)]
+    groups: list[Dataset] = []
+    if frame.multi_frame:
+        number = frame.frame_number
+        groups = list(header.get("PerFrameFunctionalGroupsSequence") or ())[number - 1 : number]
+        groups += list(header.get("SharedFunctionalGroupsSequence") or ())[:1]
+    holders = [group[sequence].value[0] for group in groups if group.get(sequence)] or [header]
     for holder in holders:
         try:
             if (value := holder.get(keyword)) not in (None, "", []):

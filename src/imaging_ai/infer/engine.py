@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 
 from imaging_ai.infer.layers import Doubling, Runs
 
@@ -35,6 +36,8 @@ def make_ready(network: nn.Module, *, channels_last: bool) -> None:
             _fold_within(list(_in_order(module)), uses)
     for owner in list(network.modules()):
         for name, layer in list(owner.named_children()):
+            if not _is_itself(layer):
+                continue
             if type(layer) is nn.ConvTranspose3d and Doubling.fits(layer):
                 setattr(owner, name, Doubling(layer))
             elif type(layer) is nn.Conv3d and Runs.fits(layer):
@@ -78,7 +81,7 @@ def _fold(
     if mean is None or variance is None or normalisation.training:
         return False
     transposed = isinstance(convolution, nn.ConvTranspose2d | nn.ConvTranspose3d)
-    if transposed and convolution.groups != 1:
+    if (transposed and convolution.groups != 1) or not (_is_itself(convolution) and _is_itself(normalisation)):
         return False
     convolution.weight, convolution.bias = fuse_conv_bn_weights(
         convolution.weight,
@@ -91,6 +94,11 @@ def _fold(
         transpose=transposed,
     )
     return True
+
+
+def _is_itself(layer: nn.Module) -> bool:
+    """Say whether a layer's weights are its own: normalised ones are made anew of others before each run."""
+    return not layer._forward_pre_hooks and not layer._forward_hooks and not is_parametrized(layer)
 
 
 def laid_out(windows: torch.Tensor) -> torch.Tensor:

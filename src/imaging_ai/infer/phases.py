@@ -27,6 +27,8 @@ _TIMES = (
     "ContentTime",
     "AcquisitionTime",
 )
+#: What images differ in that are not of the same kind, whenever they were taken.
+_KINDS = frozenset({"DiffusionBValue", "EchoTime", "EchoNumbers", "ImageType", "FrameType", "ConvolutionKernel"})
 #: Places are the same when they are nearer than this, in millimetres.
 _SAME_PLACE = 0.02
 
@@ -90,13 +92,19 @@ def _places(datasets: Iterable[Dataset]) -> dict[_Place, list[Frame]]:
 
 
 def _telling(places: Iterable[Sequence[Frame]]) -> str | None:
-    """Return the first keyword by which all images at each place differ."""
+    """Return the first keyword by which all images at each place differ, if they are of one kind."""
     groups = list(places)
+    if any(len({_kind(frame) for frame in frames}) > 1 for frames in groups):
+        return None  # each of them has a time of its own too
     for keyword in _TIMES:
         values = [[_number(dict(frame.phases).get(keyword)) for frame in frames] for frames in groups]
         if all(None not in found and len(set(found)) == len(found) for found in values):
             return keyword
     return None
+
+
+def _kind(frame: Frame) -> tuple[tuple[str, str], ...]:
+    return tuple(phase for phase in frame.phases if phase[0] in _KINDS)
 
 
 def _number(value: str | None) -> float | None:

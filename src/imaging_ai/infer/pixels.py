@@ -5,6 +5,7 @@ PS3.3 C.7.6.3 (image pixel), C.7.5.1.1.2 (pixel padding), C.11.1 (Modality LUT).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from imaging_ai.archive.codecs import decode_frames
 from imaging_ai.errors import InputError, SeriesRefused
 from imaging_ai.infer.frames import Frame
+from imaging_ai.infer.numbers import number
 
 __all__ = ["Pixels", "is_color"]
 
@@ -64,13 +66,21 @@ def _decode(ds: Dataset) -> NDArray[Any]:
 
 
 def _padding(ds: Dataset, stored: NDArray[np.integer]) -> NDArray[np.bool_] | None:
-    value = ds.get("PixelPaddingValue")
+    value, limit = (_as_stored(ds, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     if value is None:
         return None
-    limit = ds.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(value), int(value if limit is None else limit)))
+    low, high = sorted((value, value if limit is None else limit))
     mask = (stored >= low) & (stored <= high)
     return mask if mask.any() else None
+
+
+def _as_stored(ds: Dataset, keyword: str) -> int | None:
+    """Return a value that is written in 16 bits, of the pixels' sign whatever its VR says (US for SS is common)."""
+    value = number(ds, keyword)
+    if value is None or not math.isfinite(value):
+        return None
+    bits = int(value) & 0xFFFF
+    return bits - 0x10000 if ds.get("PixelRepresentation") and bits & 0x8000 else bits
 
 
 def _inverted(ds: Dataset, stored: NDArray[np.integer]) -> NDArray[np.integer]:

@@ -28,6 +28,9 @@ from imaging_ai.infer.tensors import Prediction, checked_probability, labels_on,
 
 __all__ = ["Answer", "Postprocessing"]
 
+#: Transforms that may give labels other numbers.
+_RENAMING = ("MapLabel", "Lambda")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
@@ -53,6 +56,12 @@ class Postprocessing:
         """Whether each channel of the network's answer is decided on by itself, by a threshold."""
         return self._discrete is not None and not np.any(self.transforms[self._discrete].argmax)
 
+    @property
+    def renames(self) -> bool:
+        """Whether labels are perhaps no longer the numbers of channels in the end."""
+        last = self.transforms[(self._discrete or 0) + 1 :]
+        return self._discrete is not None and any(type(step).__name__.startswith(_RENAMING) for step in last)
+
     def __call__(self, data: dict[str, Any], source: MetaTensor, *, probability: bool) -> Answer:
         """Return what `data["pred"]` says, on the grid of `source`.
 
@@ -61,6 +70,11 @@ class Postprocessing:
         ModelFailed
             If it says nothing sensible, or nothing that is a probability where one is asked for.
         """
+        if probability and self.renames:
+            raise ModelFailed(
+                "the postprocessing gives labels other numbers after AsDiscreted: of which channels a segment's "
+                "probability would be is not known"
+            )
         if self._inversion is not None and isinstance(self._run, Compose):
             data = self._before_inversion(data)
             operations = getattr(data.get(self.transforms[self._inversion].orig_keys[0]), "applied_operations", [])

@@ -81,7 +81,7 @@ class SeparableResample(SpatialResample):
             return usual(img, *given)
         if dst_affine is None or not isinstance(spatial_size, Sequence) or min(spatial_size) < 1:
             return usual(img, *given)
-        how = (str(mode or self.mode), str(padding_mode or self.padding_mode))
+        how = (str(self.mode if mode is None else mode), str(padding_mode or self.padding_mode))
         target, size = np.asarray(dst_affine, np.float64), [int(count) for count in spatial_size]
         axes = axes_between(np.asarray(img.affine, np.float64), img.shape[1:], target, size, *how)
         if axes is None or target.shape != (4, 4) or _unchanged(axes):

@@ -5,7 +5,7 @@ Tracking UIDs are derived from the job, so that a second attempt says the same o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -37,8 +37,11 @@ def find(
     volume: Volume,
     entry: ModelEntry,
     job_uid: str,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[Finding, ...]:
     """Make the findings of a prediction; a segment that was looked for and not found is one with an empty mask.
+
+    `note` is told in a sentence what no finding was made of because there are too many.
 
     Raises
     ------
@@ -48,13 +51,15 @@ def find(
     if prediction.shape[-3:] != volume.grid.shape:
         raise ModelFailed(f"the answer has the shape {prediction.shape[-3:]}, its source {volume.grid.shape}")
     findings: list[Finding] = []
+    segments = 0
     for value, description, found in _segments(prediction, entry):
-        pieces = _pieces(found, description, entry, volume.grid.voxel_volume)
+        pieces = _pieces(found, description, entry, volume.grid.voxel_volume, note)
         for index, piece in enumerate(pieces, start=1):
+            segments += piece.found
             identifier = description.label if len(pieces) == 1 else f"{description.label} {index}"
             findings.append(
                 Finding(
-                    segment_number=len(findings) + 1,
+                    segment_number=segments if piece.found else 0,
                     description=description,
                     region=piece,
                     tracking_identifier=identifier,
@@ -104,7 +109,9 @@ def _segments(
         yield value, description, found
 
 
-def _pieces(found: Region, description: SegmentDescription, entry: ModelEntry, voxel_volume: float) -> list[Region]:
+def _pieces(
+    found: Region, description: SegmentDescription, entry: ModelEntry, voxel_volume: float, note: Callable[[str], None]
+) -> list[Region]:
     """Split a segment into what counts: connected pieces that are large enough, together or each on its own."""
     smallest = description.min_volume_ml * 1000 / voxel_volume
     apart = entry.measurements.instances == "components"
@@ -117,11 +124,10 @@ def _pieces(found: Region, description: SegmentDescription, entry: ModelEntry, v
         return [Region.nothing(found.shape)]
     if not apart:
         return [replace(found, inside=np.isin(labels, kept))]
+    if len(kept) > (most := entry.measurements.max_findings):
+        note(f"{description.label}: of {len(kept)} pieces the largest {most} are findings (max_findings), no others")
     boxes: list[Box] = ndimage.find_objects(labels)
-    return [
-        Region(found.shape, _within(found.box, boxes[k - 1]), labels[boxes[k - 1]] == k)
-        for k in kept[: entry.measurements.max_findings]
-    ]
+    return [Region(found.shape, _within(found.box, boxes[k - 1]), labels[boxes[k - 1]] == k) for k in kept[:most]]
 
 
 def _within(outer: Box, inner: Box) -> Box:

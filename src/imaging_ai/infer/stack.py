@@ -51,6 +51,8 @@ def build_stack(frames: Sequence[Frame], same_pixels: Callable[[Frame, Frame], b
     planes = sorted(planes, key=lambda frame: float(frame.position @ normal))
     planes, repeated = _leave_out_copies(planes, normal, same_pixels)
     notes += repeated
+    if len(planes) == 1 and not planes[0].thickness:
+        notes.append("the only slice does not say how thick it is (Slice Thickness): volumes are those of 1 mm")
     return Stack(tuple(planes), _affine(planes, normal), tuple(notes))
 
 

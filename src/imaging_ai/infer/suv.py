@@ -6,6 +6,7 @@ activity is corrected to (PS3.3 C.8.9.1.1.3 Units, C.8.9.4 Decay Correction; QIB
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -22,6 +23,7 @@ HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 ACTIVITY = Code("Bq/ml", "UCUM", "Becquerels/milliliter")
 SUV_BODY_WEIGHT = Code("g/ml{SUVbw}", "UCUM", "Standardized Uptake Value body weight")
 _SUV = {
+    "": SUV_BODY_WEIGHT,
     "BW": SUV_BODY_WEIGHT,
     "LBM": Code("g/ml{SUVlbm}", "UCUM", "Standardized Uptake Value lean body mass (James)"),
     "LBMJAMES128": Code(
@@ -32,13 +34,20 @@ _SUV = {
 }
 _PHILIPS_SUV_FACTOR = (0x7053, 0x1000)
 
+#: Less than this in Bq was written in MBq, as it was before the standard said Bq.
+_LEAST_DOSE = 1e5
+#: After more half-lives nothing is left to be seen: the half-life was written in minutes, or a clock was wrong.
+_MOST_HALF_LIVES = 15
+#: A DT to the minute; what stops at the day or the hour is no time of injection.
+_TO_THE_MINUTE = re.compile(r"\d{12}")
+
 
 def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str]:
     """Return the unit of the voxels once multiplied by the factor, the factor, and a note ("" when all is plain)."""
     first = headers[0]
     modality = first.get("Modality")
     if modality == "CT":
-        return (HOUNSFIELD if (first.get("RescaleType") or "HU") == "HU" else None), 1.0, ""
+        return (HOUNSFIELD if _rescale_type(first) in ("", "HU") else None), 1.0, ""
     if modality != "PT":
         return None, 1.0, ""
     units = {str(ds.get("Units") or "") for ds in headers}
@@ -46,7 +55,8 @@ def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str
         raise SeriesRefused("mixed-units", f"Units differ within the series: {', '.join(sorted(units))}")
     match units.pop():
         case "GML":
-            return _SUV.get(str(first.get("SUVType") or ""), SUV_BODY_WEIGHT), 1.0, ""
+            kind = str(first.get("SUVType") or "")
+            return _SUV.get(kind), 1.0, "" if kind in _SUV else "the SUV Type is not known: the values have no unit"
         case "BQML":
             factor, why_not = _suv_factor(headers)
             return (SUV_BODY_WEIGHT, factor, "") if factor else (ACTIVITY, 1.0, f"SUV is not computed: {why_not}")
@@ -67,6 +77,8 @@ def _suv_factor(headers: Sequence[Dataset]) -> tuple[float, str]:
     for keyword, value in (("PatientWeight", weight), ("RadionuclideTotalDose", dose)):
         if value <= 0:
             return 0.0, f"{keyword} is missing"
+    if dose < _LEAST_DOSE:
+        return 0.0, "RadionuclideTotalDose is too little to be in Bq"
     if "ATTN" not in (first.get("CorrectedImage") or ()):
         return 0.0, "the images are not corrected for attenuation"
     if correction == "ADMIN":
@@ -81,15 +93,38 @@ def _suv_factor(headers: Sequence[Dataset]) -> tuple[float, str]:
     elapsed = (scanned - injected).total_seconds()
     if not 0 <= elapsed <= 24 * 3600:
         return 0.0, "the scan does not follow the injection within a day"
+    if elapsed > _MOST_HALF_LIVES * half_life:
+        return 0.0, f"the scan follows the injection by more than {_MOST_HALF_LIVES} half-lives"
     decayed = float(dose * 2 ** (-elapsed / half_life))
     return weight * 1000 / decayed, ""
 
 
 def _injection_time(dose: Dataset, first: Dataset) -> datetime | None:
     if start := dose.get("RadiopharmaceuticalStartDateTime"):
-        moment = DT(start)
-        return moment.replace(tzinfo=None) if moment else None
+        return _local(str(start), first)
     return _moment(first.get("SeriesDate"), dose.get("RadiopharmaceuticalStartTime"))
+
+
+def _local(start: str, first: Dataset) -> datetime | None:
+    """Return a DT in the zone of the series' other times; one with an offset is taken for that where none is named."""
+    try:
+        moment = DT(start) if _TO_THE_MINUTE.match(start) else None
+        zone = DT(f"20000101120000{first.get('TimezoneOffsetFromUTC') or ''}")
+    except (ValueError, TypeError):
+        return None
+    if moment is None or zone is None:
+        return None
+    if moment.tzinfo is not None and zone.tzinfo is not None:
+        moment = moment.astimezone(zone.tzinfo)
+    return moment.replace(tzinfo=None)
+
+
+def _rescale_type(first: Dataset) -> str:
+    """Return what the rescaled values are, of an enhanced instance as its first frame says it (PS3.3 C.7.6.16.2.9)."""
+    for groups in (first.get("PerFrameFunctionalGroupsSequence"), first.get("SharedFunctionalGroupsSequence")):
+        if groups and (rescaled := groups[0].get("PixelValueTransformationSequence")):
+            return str(rescaled[0].get("RescaleType") or "")
+    return str(first.get("RescaleType") or "")
 
 
 def _scan_time(headers: Sequence[Dataset]) -> datetime | None:

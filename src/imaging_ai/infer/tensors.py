@@ -62,11 +62,16 @@ def _meta_tensor(tensor: torch.Tensor, affine: torch.Tensor, *, color: bool) -> 
 
 
 def resampled_onto(image: MetaTensor, target: MetaTensor, mode: str = "bilinear") -> MetaTensor:
-    """Interpolate an image onto the grid of another; returned as it is when it lies there already."""
+    """Interpolate an image onto the grid of another; returned as it is when it lies there already.
+
+    What it does not reach is as little as the least of it: 0 is nothing in a PET, and water in a CT.
+    """
     if _same_grid(image.affine, image.shape[:3], target.affine, target.shape[:3]):
         return image
-    moved = _resample(MetaTensor(image[None], meta=image.meta), target.affine, tuple(target.shape[:3]), mode)
-    return _meta_tensor(moved[0], torch.as_tensor(target.affine).clone(), color=False)
+    values = image.as_tensor()[None]
+    least = values.amin()
+    moved = _resample(MetaTensor(values - least, meta=image.meta), target.affine, tuple(target.shape[:3]), mode)
+    return _meta_tensor(moved[0] + least, torch.as_tensor(target.affine).clone(), color=False)
 
 
 def labels_on(

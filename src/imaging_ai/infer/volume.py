@@ -33,6 +33,8 @@ __all__ = ["parse_instance", "read_headers", "read_volume"]
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: Instances without geometry are left out when they are no more than this part of the series.
 _UNPLACED = 0.1
+#: What all slices have in common: a result goes where the first of them belongs.
+_OF_ONE = (("StudyInstanceUID", "mixed-studies"), ("PatientID", "mixed-patients"))
 #: Stands for all frames of an instance.
 _ALL: frozenset[int] = frozenset()
 #: The extended scale of CT numbers ends below this.
@@ -60,6 +62,8 @@ def read_volume(files: Iterable[bytes | bytearray | memoryview | Dataset | Part]
         pixels = _Decoded(pool, images)
         stack = build_stack(frames, pixels.same)
         used = list({id(frame.ds): frame.ds for frame in stack.frames}.values())
+        for keyword, reason in _OF_ONE:
+            _require_one(used, keyword, reason)
         frame_of_reference_uid = _frame_of_reference(used)
         unit, factor, note = unit_and_factor(used)
         voxels = _fill(stack, pixels, pool)
@@ -148,7 +152,7 @@ def parse_instance(file: bytes | bytearray | memoryview | Dataset) -> Dataset:
 
 
 def _require_one(images: Sequence[Dataset], keyword: str, reason: str) -> str:
-    values = {str(ds.get(keyword) or "") for ds in images}
+    values = {str(ds.get(keyword) or "").strip() for ds in images}
     if len(values) > 1:
         raise SeriesRefused(reason, f"the instances have {len(values)} different values of {keyword}")
     return values.pop()

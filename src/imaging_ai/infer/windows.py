@@ -34,6 +34,8 @@ _GPU_WINDOWS = 16
 _FEW = 8
 #: The part of the labels that must stay the same in less precision (Dice over all labels but the first).
 _SAME = 0.99
+#: The same for each label by itself, of those that have at least so many voxels: a lesion in a large organ counts.
+_SAME_EACH, _VOXELS = 0.95, 200
 #: Every how many voxels are looked at to find where labels change most.
 _COARSE = 4
 
@@ -182,7 +184,7 @@ class Windows:
         for parts in (2, 1):
             some = laid_out(padded[0][(slice(None), *grid.most_divided(share, parts))][None])
             try:
-                return _dice(*(self._labels(network, some, kind) for kind in (precision, torch.float32)))
+                return _dice_at_worst(*(self._labels(network, some, kind) for kind in (precision, torch.float32)))
             except Exception as error:  # the edge to the network: it refuses a size as it likes
                 if parts == 1 or is_out_of_memory(error):
                     raise
@@ -312,6 +314,25 @@ def _is_usual(inferer: SlidingWindowInferer) -> bool:
     """Say whether an inferer has none of the options that are not repeated here."""
     places = (inferer.device, inferer.sw_device, inferer.buffer_steps, inferer.cpu_thresh, inferer.roi_weight_map)
     return all(place is None for place in places) and not inferer.with_coord
+
+
+def _dice_at_worst(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the Dice over all labels but the first, or that of a label that agrees worse than it may by itself."""
+    if one.dtype == torch.bool:
+        each = [_dice(*pair) for pair in zip(one, other, strict=True) if _voxels(*pair) >= _VOXELS]
+    else:
+        each = [
+            _dice(one == value, other == value)
+            for value in range(1, int(torch.maximum(one, other).max()) + 1)
+            if _voxels(one == value, other == value) >= _VOXELS
+        ]
+    worst = min(each, default=1.0)
+    return min(worst, _dice(one, other)) if worst < _SAME_EACH else _dice(one, other)
+
+
+def _voxels(one: torch.Tensor, other: torch.Tensor) -> int:
+    """Return how many voxels the larger of two masks has."""
+    return max(int(torch.count_nonzero(one)), int(torch.count_nonzero(other)))
 
 
 def _dice(one: torch.Tensor, other: torch.Tensor) -> float:

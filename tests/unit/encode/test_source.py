@@ -146,3 +146,18 @@ def test_the_header_is_left_as_it_was() -> None:
     before = volume.headers[0].to_json()
     encoded.encode_all(volume)
     assert volume.headers[0].to_json() == before
+
+
+@pytest.mark.parametrize("shared", ["none", "empty"])
+def test_frames_that_share_nothing_say_all_by_themselves(shared: str) -> None:
+    ds = phantoms.enhanced(phantoms.ball((4, 6, 6)), modality="CT")
+    common = ds.SharedFunctionalGroupsSequence[0]
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        group.update(common)
+    if shared == "none":
+        del ds.SharedFunctionalGroupsSequence
+    else:
+        ds.SharedFunctionalGroupsSequence = []
+    volume = read_volume([phantoms.to_bytes(ds)])
+    for obj in encoded.encode_all(volume).values():
+        check(obj, volume)

@@ -226,12 +226,11 @@ def test_a_study_is_read_from_several_series(tmp_path: Path) -> None:
     weight = torch.zeros(2, 2, 5, 6, 4)
     weight[1, 1], weight[1, 0] = 1 / 120, -1 / 120
     torch.save({"weight": weight, "bias": torch.zeros(2)}, bundle / "models" / "model.pt")
-    before, after = (
-        [phantoms.to_bytes(ds) for ds in phantoms.series(bright_slices([mean] * 4), name=name)]
-        for mean, name in ((1.0, "before"), (5.0, "after"))
-    )
+    before, after = (phantoms.series(bright_slices([mean] * 4)) for mean in (1.0, 5.0))
+    for ds in after:
+        ds.SeriesInstanceUID, ds.SOPInstanceUID = f"{ds.SeriesInstanceUID}.2", f"{ds.SOPInstanceUID}.2"
     model = load_bundle(read_model(bundle))
-    files = {"before": before, "after": after}
+    files = {"before": list(before), "after": list(after)}
     analysis = analyse(files, model, lambda *_: None, job_uid="2.25.1", created_at=1e9)
     (said,) = analysis.evaluations
     assert said.probability == pytest.approx(expit(4 / 2), abs=1e-6)

@@ -152,3 +152,18 @@ def test_windows_are_laid_out_channel_by_channel_and_answers_with_them(channels:
     assert torch.equal(given, windows)
     assert layer(given).is_contiguous(memory_format=last)
     assert torch.allclose(layer(given), layer(windows.contiguous()), atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("how", ["hook", "parametrization"])
+def test_weights_that_are_made_of_others_stay(how: str, channels: int) -> None:
+    normalised: Any = nn.utils.weight_norm if how == "hook" else nn.utils.parametrizations.weight_norm
+    network = nn.Sequential(normalised(nn.Conv3d(1, channels, 3, padding=1)), nn.BatchNorm3d(channels))
+    seasoned(network)
+    state = {key: value + 0.1 for key, value in network.state_dict().items()}
+    network.load_state_dict(state)  # as a checkpoint is: what the weights are made of, and not they themselves
+    reference = nn.Sequential(normalised(nn.Conv3d(1, channels, 3, padding=1)), nn.BatchNorm3d(channels)).eval()
+    reference.load_state_dict(state)
+    make_ready(network, channels_last=False)
+    image = torch.randn(1, 1, 8, 8, 8)
+    assert torch.allclose(network(image), reference(image), atol=1e-4)

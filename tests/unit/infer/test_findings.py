@@ -123,8 +123,8 @@ def test_each_label_is_a_finding(make_entry: MakeEntry, volume: Volume) -> None:
     findings = find(labels, volume, entry, "1.2.3")
     assert [(f.segment_number, f.tracking_identifier, f.found) for f in findings] == [
         (1, "Spleen", True),
-        (2, "Liver", False),
-        (3, "Kidney", True),
+        (0, "Liver", False),
+        (2, "Kidney", True),  # as in the SEG
     ]
     assert np.array_equal(findings[2].mask, labels == 3)
 
@@ -152,7 +152,9 @@ def test_lesions_are_numbered_from_the_largest(make_entry: MakeEntry, volume: Vo
 
 def test_no_more_lesions_than_wanted(make_entry: MakeEntry, volume: Volume) -> None:
     entry = with_segments(make_entry(), "Lesion", instances="components", max_findings=2)
-    assert len(find(balls(4, 8, 6), volume, entry, "1.2.3")) == 2
+    told: list[str] = []
+    assert len(find(balls(4, 8, 6), volume, entry, "1.2.3", told.append)) == 2
+    assert told == ["Lesion: of 3 pieces the largest 2 are findings (max_findings), no others"]
 
 
 @pytest.mark.parametrize("instances", ["label", "components"])

@@ -99,10 +99,15 @@ def test_a_few_copies_are_no_time_points() -> None:
     assert len(time_points({"image": [*datasets, datasets[0]]})) == 1
 
 
-def test_echoes_are_not_taken_apart() -> None:
-    points = time_points({"image": cine(2, "EchoTime")})
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("keyword", ["EchoTime", "DiffusionBValue"])
+def test_echoes_and_b_values_are_not_taken_apart_whenever_they_were_taken(keyword: str, at_once: bool) -> None:
+    datasets = cine(2, keyword)
+    for number, ds in enumerate(datasets):
+        ds.ContentTime = "120000" if at_once else f"{120000 + number}"
+    points = time_points({"image": datasets})
     assert len(points) == 1
-    with pytest.raises(SeriesRefused, match="they differ in EchoTime"):
+    with pytest.raises(SeriesRefused, match=f"they differ in {keyword}"):
         read_volume(points[0]["image"])
 
 

@@ -13,6 +13,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.post.dictionary import AsDiscreted
+from monai.transforms.utility.dictionary import MapLabelValued
 from numpy.typing import NDArray
 
 import phantoms
@@ -136,6 +137,18 @@ def test_postprocessing_that_makes_no_labels_tells_no_probability() -> None:
     data = {"pred": MetaTensor(torch.zeros(1, 2, 1, 1), affine=source.affine)}
     with pytest.raises(ModelFailed, match="no AsDiscreted"):
         Postprocessing(Compose([]), (1,))(data, source, probability=True)
+
+
+def test_labels_that_get_other_numbers_tell_no_probability_of_theirs() -> None:
+    source = image_tensor(phantom(np.zeros((1, 1, 2), np.float32)))
+    steps = [AsDiscreted("pred", argmax=True), MapLabelValued("pred", orig_labels=[1, 2], target_labels=[2, 1])]
+    after = Postprocessing(Compose(steps), (1,))
+    data = {
+        "pred": MetaTensor(torch.tensor([[0.1, 0.1], [0.9, 0.1], [0.0, 0.8]])[:, :, None, None], affine=source.affine)
+    }
+    assert after(dict(data), source, probability=False).labels.ravel().tolist() == [2, 1]
+    with pytest.raises(ModelFailed, match="gives labels other numbers"):
+        after(dict(data), source, probability=True)
 
 
 def test_a_map_is_made_of_what_can_be_seen(make_entry: MakeEntry) -> None:

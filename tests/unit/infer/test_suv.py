@@ -43,6 +43,8 @@ def at(hours: float) -> float:
         ({"RadiopharmaceuticalStartDateTime": "20240102103000.000000"}, 1.5),
         ({"RadiopharmaceuticalStartDateTime": "20240102103000+0100"}, 1.5),
         ({"RadiopharmaceuticalStartTime": "233000", "SeriesTime": "003000", "AcquisitionTime": "003000"}, 1),
+        ({"RadiopharmaceuticalStartDateTime": "20240102093000+0000", "TimezoneOffsetFromUTC": "+0100"}, 1.5),
+        ({"RadiopharmaceuticalStartDateTime": "20240102103000", "TimezoneOffsetFromUTC": "+0100"}, 1.5),
         ({"SeriesTime": "150000"}, 1),  # the series was made anew later: the acquisition counts
         ({"AcquisitionTime": "121500"}, 1),  # a later bed position: the series' start counts
         ({"SeriesTime": None, "SeriesDate": "20240102"}, 1),
@@ -64,6 +66,11 @@ def test_activity_becomes_suv_by_the_decayed_dose(changes: dict[str, object], ho
         ({"RadionuclideTotalDose": None}, "RadionuclideTotalDose is missing"),
         ({"RadionuclideHalfLife": None}, "half-life, injection time or scan time is missing"),
         ({"RadiopharmaceuticalStartTime": None}, "half-life, injection time or scan time is missing"),
+        ({"RadiopharmaceuticalStartDateTime": "20240102"}, "half-life, injection time or scan time is missing"),
+        ({"RadiopharmaceuticalStartDateTime": "2024010211"}, "half-life, injection time or scan time is missing"),
+        ({"RadiopharmaceuticalStartDateTime": "202401029999"}, "half-life, injection time or scan time is missing"),
+        ({"RadionuclideTotalDose": 400.0}, "too little to be in Bq"),  # MBq
+        ({"RadionuclideHalfLife": 109.8}, "more than 15 half-lives"),  # minutes
         ({"CorrectedImage": ["DECY"]}, "not corrected for attenuation"),
         ({"DecayCorrection": "NONE"}, "not corrected for decay"),
         ({"RadiopharmaceuticalStartDateTime": "20240103120000"}, "does not follow the injection"),
@@ -82,6 +89,7 @@ def test_what_suv_needs_and_lacks_is_said_without_its_value(changes: dict[str, o
     [
         ({"Units": "GML"}, "g/ml{SUVbw}"),
         ({"Units": "GML", "SUVType": "LBM"}, "g/ml{SUVlbm}"),
+        ({"Units": "GML", "SUVType": "BSA"}, None),
         ({"Units": "CNTS"}, None),
         ({"Modality": "CT"}, "[hnsf'U]"),
         ({"Modality": "CT", "RescaleType": "US"}, None),
@@ -105,3 +113,14 @@ def test_counts_with_the_suv_factor_of_philips_are_suv() -> None:
 def test_units_that_differ_within_a_series_are_refused() -> None:
     with pytest.raises(SeriesRefused, match="BQML, GML"):
         unit_and_factor([*pet(), *pet(Units="GML")])
+
+
+def test_the_values_of_an_enhanced_ct_are_what_its_frames_say() -> None:
+    ds, rescaled, shared = Dataset(), Dataset(), Dataset()
+    ds.Modality = "CT"
+    shared.PixelValueTransformationSequence = [rescaled]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    for kind, unit in (("HU", "[hnsf'U]"), ("MGML", None), ("", "[hnsf'U]")):  # MGML: mg/ml, of iodine
+        rescaled.RescaleType = kind
+        found, _, _ = unit_and_factor([ds])
+        assert (found.value if found else None) == unit

@@ -119,6 +119,17 @@ def test_padding_is_as_little_as_the_least(truth: NDArray[np.float32]) -> None:
     assert volume.voxels.min() == volume.voxels[0, 0, 0] == -1000
 
 
+@pytest.mark.parametrize(("vr", "value"), [("SS", -2000), ("US", 63536)])
+def test_padding_of_signed_pixels_is_known_whatever_its_vr_says(
+    truth: NDArray[np.float32], vr: str, value: int
+) -> None:
+    truth[:, 0, :] = -2000
+    datasets = phantoms.series(truth)
+    for ds in datasets:
+        ds.add_new("PixelPaddingValue", vr, value)
+    assert read_volume([phantoms.to_bytes(ds) for ds in datasets]).voxels.min() == -1000
+
+
 def test_a_modality_lut_is_applied(truth: NDArray[np.float32]) -> None:
     datasets = phantoms.series(np.abs(truth) % 4, modality="MR", signed=False)
     lut = Dataset()
@@ -168,6 +179,13 @@ def test_copies_of_a_slice_are_one_slice(truth: NDArray[np.float32]) -> None:
 def test_a_single_slice_is_as_thick_as_it_says(truth: NDArray[np.float32]) -> None:
     volume = read_volume(phantoms.series(truth[:1], spacing=(4.0, 1.0, 1.0)))
     assert volume.grid.spacing == pytest.approx((4.0, 1.0, 1.0))
+
+
+def test_a_single_slice_that_does_not_say_how_thick_it_is_is_noted(truth: NDArray[np.float32]) -> None:
+    (ds,) = phantoms.series(truth[:1])
+    del ds.SliceThickness
+    (note,) = read_volume([ds]).notes
+    assert "does not say how thick it is" in note
 
 
 def test_rounded_positions_are_even(truth: NDArray[np.float32]) -> None:
@@ -225,6 +243,8 @@ def test_two_sizes_are_refused(truth: NDArray[np.float32]) -> None:
     ("keyword", "value", "reason"),
     [
         ("SeriesInstanceUID", "1.2.3", "mixed-series"),
+        ("StudyInstanceUID", "1.2.3", "mixed-studies"),
+        ("PatientID", "SOMEBODY ELSE", "mixed-patients"),
         ("FrameOfReferenceUID", "1.2.3", "mixed-frames-of-reference"),
     ],
 )

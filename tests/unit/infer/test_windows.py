@@ -277,3 +277,16 @@ def test_channels_that_overlap_are_each_compared(activation: nn.Module) -> None:
         notes.append(run.notes)
     assert len(notes[0]) == 1, "the first is the largest everywhere"
     assert notes[1][-1] == "too little: all of it ran in float32"
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize(("lesion", "agrees"), [(0, True), (150, True), (300, False)])
+def test_a_lesion_counts_beside_a_large_organ_and_a_few_voxels_do_not(
+    overlapping: bool, lesion: int, agrees: bool
+) -> None:
+    labels = torch.ones(40, 40, 40, dtype=torch.uint8)
+    labels.view(-1)[:lesion] = 2
+    other = labels.clone()
+    other.view(-1)[lesion // 2 : lesion] = 1  # half of it is organ
+    pair = [torch.stack([one == 1, one == 2]) if overlapping else one for one in (labels, other)]
+    assert (windows._dice_at_worst(pair[0], pair[1]) >= windows._SAME) == agrees
