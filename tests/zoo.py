@@ -41,6 +41,26 @@ __all__ = [
     "thresholding",
 ]
 
+#: What a detector's labels are called, and what makes its configuration resample the series by itself.
+_NODULES = """
+[detect]
+max_findings = 5
+
+[[classes]]
+value = 0
+label = "Nodule"
+finding = ["27925004", "SCT", "Nodule"]
+finding_site = ["39607008", "SCT", "Lung"]
+threshold = 0.1
+
+[outputs]
+lines = true
+kinds = ["SR", "SC"]
+
+[run]
+overrides = { whether_raw_luna16 = true }
+"""
+
 
 def random_bundle(source: Path, target: Path, *, seed: int = 1, allow_scripts: bool = False) -> Path:
     """Copy a bundle that has no weights to `target`, and give it random ones."""
@@ -49,7 +69,7 @@ def random_bundle(source: Path, target: Path, *, seed: int = 1, allow_scripts: b
 
 
 def copied(source: Path, target: Path) -> ModelEntry:
-    """Copy a bundle to `target`; where it has several inputs and no dicom.toml, that names them."""
+    """Copy a bundle to `target`; where it has several inputs, or detects, and has no dicom.toml, that says what."""
     shutil.copytree(source, target)
     _name_inputs(target)
     return read_model(target)
@@ -69,6 +89,8 @@ def random_weights(entry: ModelEntry, *, seed: int = 1, allow_scripts: bool = Fa
         made = parser.get_parsed_content("networks" if networks else "network_def")
         files = parser.get_parsed_content("weights")
         for network, file in zip(made, files, strict=True) if networks else [(made, files)]:
+            if head := getattr(network, "classification_head", None):
+                torch.nn.init.zeros_(head.cls_logits.bias)  # a detector begins with scores that choose no box
             torch.save(network.state_dict(), file)
 
 
@@ -110,7 +132,11 @@ def _name_inputs(bundle: Path) -> None:
     """Say in dicom.toml which series are the channels, where a bundle has more than one input."""
     if (bundle / "dicom.toml").exists():
         return
-    format_ = network_format(read_metadata(bundle / "configs" / "metadata.json"), "inputs")
+    metadata = read_metadata(bundle / "configs" / "metadata.json")
+    if network_format(metadata, "outputs").get("type") == "object":
+        (bundle / "dicom.toml").write_text(_NODULES)
+        return
+    format_ = network_format(metadata, "inputs")
     channels = [str(name) for name in format_.get("channel_def", {}).values()]
     colors = channels[:3] == ["R", "G", "B"]
     names = (["image", "label"] if len(channels) == 4 else []) if colors else channels if len(channels) > 1 else []

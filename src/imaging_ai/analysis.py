@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Any
 
 from pydicom import Dataset
 
@@ -24,6 +25,7 @@ from imaging_ai.errors import SeriesRefused
 from imaging_ai.explain.pictures import key_slices
 from imaging_ai.explanations import Explained, explain
 from imaging_ai.infer.classify import classify, reported
+from imaging_ai.infer.detect import as_findings, detect
 from imaging_ai.infer.frames import Part
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.phases import time_points
@@ -101,7 +103,8 @@ def _at_once(
     series: Mapping[str, Iterable[bytes | Dataset | Part]], model: LoadedModel, report: Report, order: _Order
 ) -> Analysis:
     clock = _Clock()
-    volumes = {name: read_volume(files) for name, files in series.items()}
+    rank = {name: index for index, name in enumerate(model.entry.inputs)}  # the first is what results are drawn on
+    volumes = {name: read_volume(series[name]) for name in sorted(series, key=lambda name: rank.get(name, 0))}
     first = next(iter(volumes.values()))
     clock.lap("read")
 
@@ -135,6 +138,7 @@ def _encode(
 ) -> tuple[EncodedObject, ...]:
     first, *others = volumes
     wanted = entry.outputs
+    drawn = [*findings, *as_findings(evaluations, first.grid)]
     heading = f"{entry.algorithm.name} {entry.version}"
     return encode_results(
         first,
@@ -147,7 +151,7 @@ def _encode(
         segmentation=wanted.segmentation,
         probability=heat.values if heat else None,
         maps=[heat] if heat else [],
-        pictures=key_slices(first, findings, heading, heat) if "SC" in wanted.kinds else (),
+        pictures=key_slices(first, drawn, heading, heat) if "SC" in wanted.kinds else (),
         supersedes=order.supersedes,
         further_sources=others,
         remark=order.remark,
@@ -178,9 +182,21 @@ def _over_time(
     return Analysis(
         findings=tuple(finding for part in parts for finding in part.findings),
         objects=tuple(one for part in parts for one in part.objects),
-        provenance={**parts[0].provenance, "time_points": len(points)},
+        provenance={**parts[0].provenance, **_of_all(parts), "time_points": len(points)},
         evaluations=tuple(one for part in parts for one in part.evaluations),
     )
+
+
+def _of_all(parts: Sequence[Analysis]) -> dict[str, object]:
+    """Put together what the time points say of themselves, each sentence once."""
+    told: list[Any] = [part.provenance for part in parts]
+    notes = dict.fromkeys(note for one in told for note in one["notes"])
+    unlike = [one["out_of_distribution"] for one in told if one["out_of_distribution"] is not None]
+    return {
+        "notes": list(notes),
+        "explanations": [each for one in told for each in one["explanations"]],
+        "out_of_distribution": max(unlike, default=None),
+    }
 
 
 def refusal(
@@ -200,7 +216,8 @@ def refusal(
         If the report that was made must not leave.
     """
     targets = [(one.label, one.property_type) for one in entry.segments]
-    targets += [(one.label, one.finding) for one in entry.classifier.classes] if entry.classifier else []
+    speaker = entry.classifier or entry.detector
+    targets += [(one.label, one.finding) for one in speaker.classes] if speaker else []
     headers = read_headers(next(iter(series.values())))
     if not entry.outputs.report_refusals or not targets or headers is None:
         return None
@@ -215,16 +232,19 @@ def refusal(
 def _infer(
     model: LoadedModel, volumes: Mapping[str, Volume], job_uid: str, report: Report
 ) -> tuple[tuple[Finding, ...], ParametricMap | None, tuple[Evaluation, ...]]:
-    """Return what a model finds, its probability where that is wanted, and what it says of classes."""
+    """Return what a model finds, its probability where that is wanted, and what it says of classes or of boxes."""
     entry, first = model.entry, next(iter(volumes.values()))
     given = volumes if entry.inputs else first
     progress = lambda part: report(10 + int(70 * part), Stage.INFER)  # noqa: E731
-    evaluations = classify(model, given, job_uid, progress)
-    if entry.classifier and not entry.segments:
+    evaluations = (detect if entry.detector else classify)(model, given, job_uid, progress)
+    if (entry.classifier or entry.detector) and not entry.segments:
         return (), None, evaluations
     answer = model.answer(given, progress, probability=entry.outputs.probability)
     heat = probability_map(answer.probability, entry) if answer.probability is not None else None
-    return find(answer.labels, first, entry, job_uid), heat, evaluations
+    notes: list[str] = []
+    findings = find(answer.labels, first, entry, job_uid, notes.append)
+    model.how = (*model.how, *notes)
+    return findings, heat, evaluations
 
 
 class _Clock:

@@ -97,6 +97,8 @@ def explain(
     """Explain what was found, the largest first, and what a classifier says, the most probable first."""
     if not options.wanted:
         return Explained()
+    if model.entry.detector:
+        return Explained(notes=("boxes are not explained: methods of classes and of segments do not fit them",))
     subjects = _subjects(model, findings, evaluations, options)[: options.max_findings]
     made: list[Explanation] = []
     notes: list[str] = []
@@ -181,6 +183,8 @@ def _explained(
     method: Method,
     options: Explaining,
 ) -> tuple[Explanation, tuple[Similarity, ...]]:
+    if subject.finding and model.renames_labels:
+        raise ModelFailed("its label is perhaps not a channel of the network, for the postprocessing changes labels")
     values: NDArray[np.float32] = np.zeros(first.grid.shape, np.float32)
     told: dict[str, str] = {}
     checks: dict[str, float] = {}

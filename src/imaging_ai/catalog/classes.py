@@ -16,7 +16,7 @@ from imaging_ai.catalog.metadata import network_format
 from imaging_ai.catalog.table import Label, Table, Triple
 from imaging_ai.core.finding import ClassDescription, Code
 
-__all__ = ["Class", "Classifier", "Classify", "classes_from", "classifier_of", "remarks_on"]
+__all__ = ["Class", "Classifier", "Classify", "classes_from", "classifier_of", "description_of", "remarks_on"]
 
 FINDING = Code("404684003", "SCT", "Clinical finding")
 
@@ -28,7 +28,7 @@ _Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Class(Table, frozen=True):
-    """One number of a classifier's answer, by its place from 0, and what it stands for."""
+    """A number of a classifier's answer by its place from 0, or a label of a detector's, and what it stands for."""
 
     value: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     label: Label
@@ -110,7 +110,7 @@ def classifier_of(classes: tuple[Class, ...], how: Classify) -> Classifier | Non
     if how.activation == "none" and (how.temperature or any(one.platt for one in classes)):
         raise ValueError('[classify] activation = "none": there are no logits to calibrate')
     return Classifier(
-        classes=tuple(_description_of(one) for one in classes),
+        classes=tuple(description_of(one) for one in classes),
         values=values,
         platt=tuple(one.platt for one in classes),
         level=how.level,
@@ -129,7 +129,8 @@ def remarks_on(classes: tuple[Class, ...], how: Classify) -> list[str]:
     return remarks
 
 
-def _description_of(one: Class) -> ClassDescription:
+def description_of(one: Class) -> ClassDescription:
+    """Return what a report says of a class."""
     return ClassDescription(
         label=one.label,
         finding=Code(*one.finding) if one.finding else FINDING,

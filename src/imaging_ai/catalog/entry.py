@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from imaging_ai.catalog.classes import Class, Classifier, Classify, classes_from, classifier_of, remarks_on
+from imaging_ai.catalog.detecting import Detect, Detector, boxes_from, detector_of, remarks_on_boxes
 from imaging_ai.catalog.digest import bundle_digest, files_of
 from imaging_ai.catalog.explaining import Explaining
 from imaging_ai.catalog.familiar import Familiarity
@@ -50,6 +51,7 @@ class _DicomToml(Table, frozen=True):
     run: RunOptions = RunOptions()
     classes: tuple[Class, ...] = ()
     classify: Classify = Classify()
+    detect: Detect | None = None
     explain: Explaining = Explaining()
     out_of_distribution: Familiarity = Familiarity()
 
@@ -61,7 +63,8 @@ class ModelEntry:
     `segments` has the things that the model can find and `segment_values`, in the same order, the label
     (or the channel, from 0, where channels overlap) that stands for each. `inputs` is empty for a model
     of one series; otherwise it maps each channel's name to its conditions, in the order of the channels.
-    `classifier` says what the numbers mean of a network that answers a number for each class.
+    `classifier` says what the numbers mean of a network that answers a number for each class, `detector` what the
+    labels mean of one that answers boxes.
     """
 
     name: str
@@ -80,6 +83,7 @@ class ModelEntry:
     remarks: tuple[str, ...] = ()
     explain: Explaining = field(default_factory=Explaining)
     classifier: Classifier | None = None
+    detector: Detector | None = None
     familiarity: Familiarity = field(default_factory=Familiarity)
 
     @property
@@ -106,8 +110,9 @@ def read_model(path: Path, name: str = "", digest: str = "") -> ModelEntry:
     toml = path / "dicom.toml"
     described = _decode(toml) if toml.is_file() else _DicomToml()
     metadata = read_metadata(path / "configs" / "metadata.json")
-    classifier = _classifier(toml, described, metadata)
-    segments = described.segments or (() if classifier else segments_from(metadata))
+    detector = _detector(toml, described, metadata)
+    classifier = None if detector else _classifier(toml, described, metadata)
+    segments = described.segments or (() if classifier or detector else segments_from(metadata))
     values = tuple(segment.value for segment in segments)
     if len(set(values)) < len(values):
         raise ConfigError(f"{toml}: [[segments]] value: two segments have the same; give each its own")
@@ -127,7 +132,7 @@ def read_model(path: Path, name: str = "", digest: str = "") -> ModelEntry:
             family=Code(*described.model.family),
             digest=digest,
             device_uid=derive_uid("device", digest),
-            parameters=_parameters(described) + (classifier.parameters if classifier else ()),
+            parameters=_parameters(described) + (one.parameters if (one := classifier or detector) else ()),
         ),
         accepts=Conditions.parse(described.accepts or modality_of(metadata), f"{toml}: [accepts]"),
         inputs={k: Conditions.parse(v, f"{toml}: [inputs.{k}]") for k, v in described.inputs.items()},
@@ -136,9 +141,10 @@ def read_model(path: Path, name: str = "", digest: str = "") -> ModelEntry:
         measurements=described.measurements,
         refuse=described.refuse,
         run=described.run,
-        remarks=tuple(_remarks(path, described, metadata)),
-        outputs=described.outputs if segments or not classifier else described.outputs.without_segments(),
+        remarks=tuple(_remarks(path, described, metadata, detects=detector is not None)),
+        outputs=_outputs(described, segments, classifier, detector),
         classifier=classifier,
+        detector=detector,
         explain=described.explain,
         familiarity=described.out_of_distribution,
     )
@@ -159,11 +165,33 @@ def _classifier(toml: Path, described: _DicomToml, metadata: dict[str, Any]) -> 
         raise ConfigError(f"{toml}: {error}") from error
 
 
+def _detector(toml: Path, described: _DicomToml, metadata: dict[str, Any]) -> Detector | None:
+    other = bool(described.segments) or described.classify != Classify()
+    if described.detect is None and (other or not boxes_from(metadata)):
+        return None
+    try:
+        if described.segments:
+            raise ValueError("[[segments]] beside [detect]: a detector finds boxes, named by [[classes]]")
+        classes = described.classes or boxes_from(metadata)
+        return detector_of(classes, described.detect or Detect(), described.classify)
+    except ValueError as error:
+        raise ConfigError(f"{toml}: {error}") from error
+
+
+def _outputs(
+    described: _DicomToml, segments: tuple[Segment, ...], classifier: Classifier | None, detector: Detector | None
+) -> Outputs:
+    if detector:
+        return described.outputs.of_boxes()
+    return described.outputs if segments or not classifier else described.outputs.without_segments()
+
+
 def _parameters(described: _DicomToml) -> tuple[tuple[str, str], ...]:
     """List the choices that may change an answer, where they are not the usual ones."""
     run, usual, measured = described.run, RunOptions(), described.measurements
     changed = [key for key in ("precision", "labels_first") if getattr(run, key) != getattr(usual, key)]
     parameters = [(key, str(getattr(run, key)).lower()) for key in changed]
+    parameters += [(key, str(value)) for key, value in sorted(run.overrides.items())]
     if measured.instances == "components":
         parameters.append(("max_findings", str(measured.max_findings)))
     parameters += [
@@ -172,11 +200,11 @@ def _parameters(described: _DicomToml) -> tuple[tuple[str, str], ...]:
     return tuple(parameters)
 
 
-def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> list[str]:
+def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any], *, detects: bool) -> list[str]:
     remarks: list[str] = []
     if not (path / "dicom.toml").is_file():
         remarks.append("no dicom.toml: what it finds is named from metadata.json, by the most general codes")
-    classes = described.classes or classes_from(metadata)
+    classes = described.classes or (boxes_from if detects else classes_from)(metadata)
     if not described.segments and not classes and not segments_from(metadata):
         remarks.append("no [[segments]] or [[classes]], no channel_def in metadata.json: what it finds has no name")
     if not described.accepts and not described.inputs:
@@ -186,10 +214,10 @@ def _remarks(path: Path, described: _DicomToml, metadata: dict[str, Any]) -> lis
         remarks.append(f"no {config or CONFIGS[0]}: it cannot run")
     if not any(file.suffix in {".pt", ".pth"} for _, file in files_of(path)):
         remarks.append("no weights (models/model.pt): it cannot run")
-    if described.outputs.lines and "long_axis" not in described.measurements.report:
+    if described.outputs.lines and not detects and "long_axis" not in described.measurements.report:
         remarks.append("[outputs] lines are of diameters, and [measurements] report has no long_axis: there are none")
     for segment in described.segments:
         absent = [key for key in ("property_category", "property_type", "color") if getattr(segment, key) is None]
         if absent:
             remarks.append(f"segment {segment.value} ({segment.label}) has no {', '.join(absent)}")
-    return remarks + remarks_on(classes, described.classify)
+    return remarks + (remarks_on_boxes(classes) if detects else remarks_on(classes, described.classify))

@@ -35,3 +35,8 @@ class Outputs(Table, frozen=True):
     def without_segments(self) -> Outputs:
         """Return what is left where nothing is segmented."""
         return msgspec.structs.replace(self, kinds=tuple(kind for kind in self.kinds if kind != "SEG"), lines=False)
+
+    def of_boxes(self) -> Outputs:
+        """Return what is left where boxes are found: there are neither masks nor maps of them."""
+        kinds = tuple(kind for kind in self.kinds if kind not in ("SEG", "PM"))
+        return msgspec.structs.replace(self, kinds=kinds, segmentation="binary")

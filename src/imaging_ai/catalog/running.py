@@ -12,7 +12,7 @@ __all__ = ["RunOptions"]
 
 
 class RunOptions(Table, frozen=True):
-    """How a model is run."""
+    """How a model is run; `overrides` takes the place of entries of the bundle's configuration, by their names."""
 
     queue: Literal["inference-cpu", "inference-gpu"] = "inference-cpu"
     time_limit: Annotated[float, msgspec.Meta(gt=0)] = 600.0
@@ -22,3 +22,4 @@ class RunOptions(Table, frozen=True):
     labels_first: bool = False
     config: str = ""
     weights: str = ""
+    overrides: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)

@@ -89,6 +89,10 @@ def _described(entry: ModelEntry) -> Iterator[str]:
         for index, (value, one) in enumerate(zip(classifier.values, classifier.classes, strict=True)):
             said = "a probability" if classifier.calibrated(index) else "an uncalibrated score"
             yield f"  class    {value}: {one.label} ({one.finding.meaning}), present from {said} of {one.threshold:g}"
+    if detector := entry.detector:
+        for value, one, line in zip(detector.values, detector.classes, detector.platt, strict=True):
+            said = "a probability" if line else "an uncalibrated score"
+            yield f"  box      {value}: {one.label} ({one.finding.meaning}), told from {said} of {one.threshold:g}"
     yield f"  makes    {', '.join(entry.outputs.kinds)}{', SR of lines' if entry.outputs.lines else ''}"
     for sentence in entry.missing() or ("nothing: dicom.toml says all that is asked of it",):
         yield f"  missing  {sentence}"

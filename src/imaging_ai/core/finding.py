@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from imaging_ai.core.box import PatientBox, Point
 from imaging_ai.core.region import Region
 
 __all__ = [
@@ -23,8 +24,6 @@ __all__ = [
     "SegmentDescription",
     "SegmentationType",
 ]
-
-Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +82,8 @@ class Measurement:
 class Finding:
     """One segment of a result: what it is, where it is, what was measured on it.
 
-    `region` has no voxel when nothing was found. The tracking identifiers are shared by the SEG segment and the SR
-    measurement group.
+    `region` has no voxel when nothing was found; `segment_number`, that in the SEG, is 0 then. The tracking identifiers
+    are shared by the SEG segment and the SR measurement group.
     """
 
     segment_number: int
@@ -107,7 +106,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ClassDescription:
-    """One thing that a classifier can say (TID 1501): the coded finding, and from which probability on it is there."""
+    """One thing that a classifier or a detector can say: a coded finding, and from which probability on it is there."""
 
     label: str
     finding: Code
@@ -117,10 +116,11 @@ class ClassDescription:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a classifier says of a series, or of single instances: a finding without a region (TID 1501).
+    """What a classifier says of a series, or of single instances (TID 1501); or a detector, of a box in the patient.
 
     `probability` is from 0 to 1; unless `calibrated` it is no more than the network's score. `instances` are the SOP
-    Instance UIDs that it is about; empty for the whole series (or study).
+    Instance UIDs that it is about; empty for the whole series (or study), of a `box` the slice nearest to its centre.
+    `measurements` are of the box.
     """
 
     description: ClassDescription
@@ -129,6 +129,8 @@ class Evaluation:
     tracking_uid: str
     instances: tuple[str, ...] = ()
     calibrated: bool = True
+    box: PatientBox | None = None
+    measurements: tuple[Measurement, ...] = ()
 
     @property
     def present(self) -> bool:
@@ -148,6 +150,7 @@ class Evaluation:
             "instances": list(self.instances),
             "tracking_identifier": self.tracking_identifier,
             "tracking_uid": self.tracking_uid,
+            **({"box": self.box.as_tree()} if self.box else {}),
         }
 
 

@@ -68,7 +68,7 @@ def encode_results(
         SEG is made when anything was found, PM of every map, SC of every picture; KO, which rejects what is
         superseded, when `supersedes` is not empty.
     lines
-        Whether a second SR has the measured distances as lines.
+        Whether a second SR has the measured distances and the boxes as lines.
     segmentation
         The type of the SEG; BINARY where segments overlap that a label map is wanted of.
     probability
@@ -84,7 +84,7 @@ def encode_results(
     remark
         What the Series Description says at its end, of results that are not for everybody.
     evaluations
-        What the model says of classes, found or not: of the whole first, then of instances.
+        What the model says of classes, found or not: of the whole first, then of instances; or of boxes.
     explanations
         Why it says so: further maps and pictures, which the report names where it says what they explain.
     explained_kinds
@@ -123,7 +123,7 @@ def encode_results(
     if "SR" in kinds:
         results.append(encode_sr(findings, seg, provenance, procedure, evaluations, shown))
         uid = volume.grid.frame_of_reference_uid
-        if lines and (planar := encode_planar_sr(found, uid, provenance, procedure)):
+        if lines and (planar := encode_planar_sr(found, evaluations, uid, provenance, procedure)):
             results.append(planar)
     results += [*mapped, *drawn]
     if "KO" in kinds and supersedes:

@@ -8,25 +8,29 @@ them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import highdicom as hd
 import numpy as np
 from highdicom import sr as hdsr
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, CTImageStorage
 
 from imaging_ai.core.finding import Algorithm, Code, Evaluation, Finding, Measurement
-from imaging_ai.encode.evaluations import algorithm_identification, evaluation_groups, presence
+from imaging_ai.encode.boxes import BoxGroup
+from imaging_ai.encode.evaluations import (
+    algorithm_identification,
+    evaluation_groups,
+    measured,
+    outline_groups,
+    presence,
+)
 from imaging_ai.encode.explained import refer_to
 from imaging_ai.encode.iod import module
 from imaging_ai.encode.objects import EncodedObject, Predecessor
 from imaging_ai.encode.provenance import Provenance, code_item, instance_item, serialize, stand_in
 from imaging_ai.encode.source import clean, text
-from imaging_ai.errors import ResultInvalid
 
 __all__ = [
     "LINES",
@@ -39,7 +43,7 @@ __all__ = [
     "referenced_requests",
 ]
 
-_Group: TypeAlias = hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations | hdsr.MeasurementsAndQualitativeEvaluations
+_Group: TypeAlias = BoxGroup | hdsr.MeasurementsAndQualitativeEvaluations
 
 #: What the series of the document with the lines is called, beside that of the report.
 LINES = "lines"
@@ -77,19 +81,24 @@ def encode_sr(
 
 
 def encode_planar_sr(
-    findings: Sequence[Finding], frame_of_reference_uid: str, provenance: Provenance, procedure: Code | None
+    findings: Sequence[Finding],
+    evaluations: Sequence[Evaluation],
+    frame_of_reference_uid: str,
+    provenance: Provenance,
+    procedure: Code | None,
 ) -> EncodedObject | None:
-    """Encode the distances whose ends are known, as lines in the patient, in a document of their own.
+    """Encode the distances whose ends are known, and boxes, as lines in the patient, in a document of their own.
 
     OHIF shows no report that refers to a segment, and takes over lines only from one whose groups all have them and
     are named by its own tool. None when there is none.
     """
-    groups = [
+    groups: list[_Group] = [
         _line_group(finding, measurement, frame_of_reference_uid, provenance.algorithm)
         for finding in findings
         for measurement in finding.measurements
         if measurement.ends
     ]
+    groups += outline_groups(evaluations, provenance)
     return encode_groups(groups, LINES, None, provenance, procedure) if groups else None
 
 
@@ -242,16 +251,17 @@ def _region_group(
             segment_number=segment_number,
             source_series=series,
         ),
-        measurements=[_measurement(each) for each in finding.measurements] or None,
+        measurements=[measured(each) for each in finding.measurements] or None,
     )
 
 
 def _plain_group(finding: Finding, algorithm: Algorithm) -> hdsr.MeasurementsAndQualitativeEvaluations:
     """Describe a finding without a region, or say that it is absent (TID 1501)."""
+    numbers = [measured(each) for each in finding.measurements] if finding.found else []
     return hdsr.MeasurementsAndQualitativeEvaluations(
         **_common(finding, algorithm),
-        measurements=[_measurement(each) for each in finding.measurements] if finding.found else None,
-        qualitative_evaluations=None if finding.found else [presence(False)],
+        measurements=numbers or None,
+        qualitative_evaluations=None if numbers else [presence(finding.found)],
     )
 
 
@@ -266,7 +276,7 @@ def _line_group(
     )
     return hdsr.MeasurementsAndQualitativeEvaluations(
         **_common(finding, algorithm, OHIF_LENGTH),
-        measurements=[_measurement(measurement, [line])],
+        measurements=[measured(measurement, [line])],
     )
 
 
@@ -281,18 +291,3 @@ def _common(finding: Finding, algorithm: Algorithm, tracking_identifier: str = "
         "finding_sites": [hdsr.FindingSite(code_item(what.anatomic_region))] if what.anatomic_region else None,
         "algorithm_id": algorithm_identification(algorithm),
     }
-
-
-def _measurement(
-    measurement: Measurement, lines: Sequence[hdsr.CoordinatesForMeasurement3D] | None = None
-) -> hdsr.Measurement:
-    if not math.isfinite(measurement.value):
-        raise ResultInvalid(f"the measurement {measurement.quantity.meaning!r} is not a finite number")
-    return hd.sr.Measurement(
-        name=code_item(measurement.quantity),
-        value=float(measurement.value),
-        unit=code_item(measurement.unit),
-        derivation=code_item(measurement.derivation) if measurement.derivation else None,
-        method=code_item(measurement.method) if measurement.method else None,
-        referenced_coordinates=lines,
-    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from pydicom import Dataset
 
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.rules import require
+from imaging_ai.encode.validate_places import check_line, check_polygon
 
 __all__ = ["check_ko", "check_sr"]
 
@@ -25,7 +25,6 @@ _VALUE_OF: Mapping[str, str] = {
     "SCOORD3D": "GraphicData",
     "CONTAINER": "ContinuityOfContent",
 }
-_OF_A_VOXEL = 0.05
 _RELATIONSHIPS = frozenset({"CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES", "INFERRED FROM"})
 
 # concepts (DCM unless said otherwise) that TID 1500, 1411, 1501, 4019 and 2010 require
@@ -45,6 +44,7 @@ _OF_EACH_GROUP = {
     "111003": "algorithm version",
 }
 _REFERENCED_SEGMENT, _SOURCE_SERIES = "121191", "121232"
+_IMAGE_REGION, _VOLUME_SURFACE, _PURPOSE = "111030", "121231", "130400"
 _PRESENCE, _PROBABILITIES = "121052", ("122157", "111012")
 
 
@@ -66,8 +66,10 @@ def check_sr(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
     series = {str(header.SeriesInstanceUID) for header in volume.headers}
     for number, group in enumerate(groups, 1):
         _check_group(group, f"Measurement Group {number}", series)
+        for region in (*_children(group, _IMAGE_REGION), *_children(group, _VOLUME_SURFACE)):
+            check_polygon(region, f"Measurement Group {number}", volume)
         for line, item in _lines(group):
-            _check_line(line, float(item.MeasuredValueSequence[0].NumericValue), f"Measurement Group {number}", volume)
+            check_line(line, float(item.MeasuredValueSequence[0].NumericValue), f"Measurement Group {number}", volume)
     sources = {str(header.SOPInstanceUID) for header in volume.headers}
     evidence = _listed(ds, "CurrentRequestedProcedureEvidenceSequence")
     require(sources <= evidence, "CurrentRequestedProcedureEvidenceSequence", "does not list every source instance")
@@ -138,12 +140,28 @@ def _check_group(group: Dataset, path: str, series: set[str]) -> None:
         require(isinstance(numbers, int) and numbers > 0, path, "does not say which segment")
         named = {str(item.UID) for item in _children(group, _SOURCE_SERIES)}
         require(bool(named) and named <= series, path, "the segment's source series is not the source")
+    elif _children(group, _IMAGE_REGION) or _children(group, _VOLUME_SURFACE):
+        _check_box(group, path, templates, series)
     else:
         require(templates == ["1501"], path, "has no region and is not TID 1501")
         said = [item for item in group.ContentSequence if item.ValueType in ("NUM", "CODE")]
         known = ("121071", "276214006", "363698007", "111000")  # finding, its category and site, algorithm family
         require(any(_concept(item) not in known for item in said), path, "says nothing of its finding")
         _check_evaluation(group, path)
+
+
+def _check_box(group: Dataset, path: str, templates: Sequence[str | None], series: set[str]) -> None:
+    """Check that a region is one of an image or, of several polygons, of a volume, and that it says what it is."""
+    regions, surfaces = _children(group, _IMAGE_REGION), _children(group, _VOLUME_SURFACE)
+    flat = len(regions) == 1 and not surfaces and templates == ["1410"]
+    solid = len(surfaces) > 1 and not regions and templates == ["1411"]
+    require(flat or solid, path, "is neither TID 1410 with a region nor TID 1411 with a surface")
+    if solid:
+        named = {str(item.UID) for item in _children(group, _SOURCE_SERIES)}
+        require(bool(named) and named <= series, path, "the surface's source series is not the source")
+    require(len(_children(group, _PURPOSE)) == 1, path, "does not say what its coordinates are of the finding")
+    require(len(_children(group, _PRESENCE)) == 1, path, "does not say whether what is in it is present")
+    _check_evaluation(group, path)
 
 
 def _check_evaluation(group: Dataset, path: str) -> None:
@@ -164,25 +182,6 @@ def _lines(group: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
             if child.ValueType == "SCOORD3D":
                 require(item.ValueType == "NUM", "ContentSequence", "coordinates of what is no number")
                 yield child, item
-
-
-def _check_line(line: Dataset, length: float, path: str, volume: Volume) -> None:
-    """Check that a line lies in one plane of the source, and is as long as its number says."""
-    require(line.get("GraphicType") == "POLYLINE", f"{path} GraphicType", "not POLYLINE")
-    frame_of_reference = volume.grid.frame_of_reference_uid
-    uid = line.get("ReferencedFrameOfReferenceUID")
-    require(uid == frame_of_reference, f"{path} ReferencedFrameOfReferenceUID", "not the source's")
-    require(len(line.GraphicData) == 6, f"{path} GraphicData", "not two points")
-    ends = np.asarray(line.GraphicData, float).reshape(2, 3)
-    columns, rows, slices = np.linalg.inv(volume.grid.affine)[:3] @ np.vstack([ends.T, np.ones(2)])
-    grid = volume.grid
-    on_one = abs(slices - round(slices[0])).max() < _OF_A_VOXEL and 0 <= round(slices[0]) < grid.slices
-    inside = all(
-        places.min() >= -1 and places.max() <= size for places, size in ((columns, grid.columns), (rows, grid.rows))
-    )
-    require(bool(on_one and inside), f"{path} GraphicData", "does not lie on a plane of the source")
-    same = math.isclose(float(np.linalg.norm(ends[0] - ends[1])), length, rel_tol=1e-3, abs_tol=1e-3)
-    require(same, f"{path} NumericValue", "is not the length of its line")
 
 
 def _items(ds: Dataset, path: str) -> Iterator[tuple[str, Dataset]]:

@@ -28,6 +28,8 @@ from imaging_ai.infer.ensemble import Ensemble
 from imaging_ai.infer.expressions import Allowed
 from imaging_ai.infer.memory import is_out_of_memory
 from imaging_ai.infer.model import LoadedModel, Parts, first_cause, in_a_line
+from imaging_ai.infer.retinanet import Retina
+from imaging_ai.infer.sections import components, name_of
 from imaging_ai.infer.settings import InferenceConfig, read_config
 from imaging_ai.infer.weights import fill
 
@@ -82,6 +84,7 @@ def build_parser(
         Allowed(locator, scripts=allow_scripts),
         labels_first=entry.run.labels_first,
         channels=0 in entry.segment_values,
+        overrides=entry.run.overrides,
     )
     if entry.run.weights:
         config.content["weights"] = str(path / entry.run.weights)
@@ -97,7 +100,28 @@ def _parts(
     network, notes = _network(parser, config, entry)
     network.requires_grad_(False)
     network.to(device).eval()
-    return Parts(network, before, parser.get_parsed_content("inferer"), after), notes
+    inferer, retina = parser.get_parsed_content("inferer"), _retina(parser, config, entry)
+    return Parts(network, before, inferer, after, retina), notes + _switched_off(config, before)
+
+
+def _retina(parser: ConfigParser, config: InferenceConfig, entry: ModelEntry) -> Retina | None:
+    if entry.detector and not config.detector:
+        raise BundleInvalid("[detect] is of a bundle whose inferer is RetinaNetInferer, and this one has another")
+    if not config.detector:
+        return None
+    if not entry.detector:
+        raise BundleInvalid("it answers boxes: name their labels by [detect] and [[classes]] of dicom.toml")
+    detector = parser.get_parsed_content(config.detector)
+    parser.get_parsed_content("detector_calls")
+    return Retina(detector, always_windows=bool(parser.get_parsed_content("detector_windows")))
+
+
+def _switched_off(config: InferenceConfig, before: Any) -> list[str]:
+    """Tell of resampling that the configuration has and does not run: the network may need it."""
+    configured = [one for one in components(config.content["preprocessing"]) if name_of(one) in ("Spacing", "Spacingd")]
+    built = [step for step in getattr(before, "transforms", [before]) if type(step).__name__ in ("Spacing", "Spacingd")]
+    off = len(configured) - len(built)
+    return ["Spacing is switched off in the configuration: images are read as they are spaced"] if off > 0 else []
 
 
 def _network(parser: ConfigParser, config: InferenceConfig, entry: ModelEntry) -> tuple[torch.nn.Module, list[str]]:
@@ -136,10 +160,11 @@ def _absent_packages(entry: ModelEntry) -> str:
     for key in ("optional_packages_version", "required_packages_version"):
         named = metadata.get(key)
         wanted |= named if isinstance(named, dict) else {}
+    needless = _NOT_NEEDED | ({"torchvision"} if entry.detector else set())
     absent = [
         f"{name}=={version}"
         for name, version in wanted.items()
-        if name.lower() not in _NOT_NEEDED and not _is_installed(name)
+        if name.lower() not in needless and not _is_installed(name)
     ]
     return f"; its metadata.json asks for what is not installed: pip install {' '.join(absent)}" if absent else ""
 

@@ -37,8 +37,9 @@ _ROOTS: dict[str, ModuleType] = {
 _USUAL_NAMES = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy", "math": "math"}
 #: What stands for a reference while an expression is checked.
 _PLACEHOLDER = "__reference"
-#: The one name that stands for a function of ours (`weights.py`), which reads a file of the bundle.
-READER = "bundle_file"
+#: The names that stand for functions of ours: one reads a file of the bundle (`weights.py`), one builds what MONAI
+#: needs torchvision for (`retinanet.py`).
+READER, PYRAMID = "bundle_file", "feature_pyramid"
 
 
 def _words(text: str) -> frozenset[str]:
@@ -109,7 +110,7 @@ class Allowed:
     def values(self, names: Mapping[str, str]) -> dict[str, Any]:
         """Return what the names of expressions stand for, of those that may stand for something."""
         found = {name: self._value(path.split(".")) for name, path in {**_USUAL_NAMES, **names}.items()}
-        return {name: value for name, value in found.items() if value is not None and name != READER}
+        return {name: value for name, value in found.items() if value is not None and name not in (READER, PYRAMID)}
 
     def resolve(self, target: object, where: str) -> Any:
         """Return the class (or network function) that `_target_` names, if it may be built."""
@@ -167,7 +168,7 @@ class Allowed:
 
     def _unknown_name(self, path: list[str], names: Mapping[str, str], bound: set[str]) -> Iterator[str]:
         """Yield a dotted name that stands for nothing that is allowed."""
-        if not path or path[0] in (_PLACEHOLDER, READER):
+        if not path or path[0] in (_PLACEHOLDER, READER, PYRAMID):
             return
         if path[0] in names:  # whether or not it is bound as well: elsewhere in the expression it may not be
             whole = [*names[path[0]].split("."), *path[1:]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from imaging_ai.core.volume import Volume
 from imaging_ai.errors import BundleInvalid, SeriesRefused
 from imaging_ai.infer.classify import scores
+from imaging_ai.infer.detect import detect
 from imaging_ai.infer.familiar import Familiar, deepest_layer, fit, listening, write_familiar
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.volume import read_volume
@@ -90,5 +91,7 @@ def _run(model: LoadedModel, volumes: Mapping[str, Volume]) -> None:
     given = volumes if model.entry.inputs else next(iter(volumes.values()))
     if model.entry.classifier and not model.entry.segments:
         scores(model, given)
+    elif model.entry.detector:
+        detect(model, given, "features")
     else:
         model.predict(given)

@@ -16,11 +16,12 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
+from imaging_ai.core.box import PatientBox
 from imaging_ai.core.finding import Code, Measurement
 from imaging_ai.core.region import Box, Region
 from imaging_ai.core.volume import Volume
 
-__all__ = ["long_axis", "measure"]
+__all__ = ["long_axis", "measure", "measure_box"]
 
 _VOLUME = Code("118565006", "SCT", "Volume")
 _SUM_OF_VOXELS = Code("126030", "DCM", "Sum of segmented voxel method for volume")
@@ -47,12 +48,22 @@ _STATISTICS: dict[str, tuple[Code, Callable[[NDArray[np.float64]], float]]] = {
     "min": (Code("255605001", "SCT", "Minimum"), lambda inside: float(inside.min())),
     "max": (Code("56851009", "SCT", "Maximum"), lambda inside: float(inside.max())),
 }
+_SIDES = (
+    Code("103355008", "SCT", "Width"),
+    Code("121207", "DCM", "Height"),
+    Code("131197000", "SCT", "Depth"),
+)
 _PEAK = Code("126031", "DCM", "Peak Value Within ROI")
 #: Radius of a ball of one millilitre.
 _PEAK_RADIUS_MM = 6.2035
 
 #: Voxels of a slice that touch with a corner belong together.
 _TOUCHING = np.ones((3, 3), np.bool_)
+
+
+def measure_box(box: PatientBox) -> tuple[Measurement, ...]:
+    """Measure the sides of a box (CID 7470): along the rows, down the columns, across the slices."""
+    return tuple(Measurement(code, side, _MILLIMETRE) for code, side in zip(_SIDES, box.size, strict=True))
 
 
 def measure(region: Region, volume: Volume, report: Sequence[str]) -> tuple[Measurement, ...]:

@@ -30,8 +30,10 @@ from imaging_ai.infer.limits import check_limits
 from imaging_ai.infer.memory import is_out_of_memory
 from imaging_ai.infer.postprocessing import Answer, Postprocessing
 from imaging_ai.infer.resample import resampling_by_axes
+from imaging_ai.infer.retinanet import Retina
 from imaging_ai.infer.settings import InferenceConfig
 from imaging_ai.infer.tensors import Prediction, image_tensor, plane_tensor, resampled_onto, values_on
+from imaging_ai.infer.together import check_together
 from imaging_ai.infer.windows import Windows
 
 __all__ = ["Answer", "LoadedModel", "Parts", "Prediction", "Prepared", "first_cause", "in_a_line"]
@@ -39,12 +41,16 @@ __all__ = ["Answer", "LoadedModel", "Parts", "Prediction", "Prepared", "first_ca
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What a bundle's configuration builds; the network has its weights and is on its device."""
+    """What a bundle's configuration builds; the network has its weights and is on its device.
+
+    `retina` is of a network that answers boxes.
+    """
 
     network: torch.nn.Module
     preprocessing: Callable[[Any], Any]
     inferer: Inferer
     postprocessing: Callable[[Any], Any]
+    retina: Retina | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +81,7 @@ class LoadedModel:
         self._before = parts.preprocessing
         self._after = Postprocessing(parts.postprocessing, entry.segment_values)
         self.network = parts.network
+        self.retina = parts.retina
         self.peak_bytes = 0
         self.how: tuple[str, ...] = ()
         self.unlike: float | None = None
@@ -94,6 +101,11 @@ class LoadedModel:
     def steps_after(self) -> Sequence[Any]:
         """The transforms of the bundle that follow its network."""
         return self._after.transforms
+
+    @property
+    def renames_labels(self) -> bool:
+        """Whether its labels are perhaps not the channels of the network."""
+        return self._after.renames
 
     @property
     def nbytes(self) -> int:
@@ -166,8 +178,9 @@ class LoadedModel:
 
     def _accepted(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
         named = self._named(volumes)
+        check_together(named)
         for volume in named.values():
-            if not volume.located and (self.entry.segments or not self.planar):
+            if not volume.located and (self.entry.segments or self.entry.detector or not self.planar):
                 raise SeriesRefused(
                     "no-geometry",
                     f"{self.entry.name} does not read this series: its images have no place in the patient, and a "

@@ -6,11 +6,14 @@ set of the configuration say which part is which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Member", "components", "followed", "members", "name_of", "section"]
+from imaging_ai.errors import BundleInvalid
+
+__all__ = ["DetectorSection", "Member", "components", "detector", "followed", "members", "name_of", "section"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,28 @@ class Member:
     weights: Any = ""
     within: tuple[str, ...] = ()
     strict: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSection:
+    """A detector of boxes: its name in the configuration, what it is made of, the calls that set it up.
+
+    `windows` says whether it reads window by window whatever the size of the image.
+    """
+
+    name: str
+    config: Any
+    calls: tuple[str, ...]
+    windows: Any = False
+
+
+#: What sets a detector up to answer; what else is called on it is for its training.
+_SETTERS = (
+    "set_target_keys",
+    "set_box_coder_weights",
+    "set_box_selector_parameters",
+    "set_sliding_window_inferer",
+)
 
 
 def name_of(config: Any) -> str:
@@ -82,6 +107,34 @@ def members(raw: Mapping[str, Any]) -> tuple[list[Member], Any]:
         found.append(_member(network, own or (loaders[index : index + 1] if in_order else [])))
     keys = followed(ensemble.get("pred_keys"), raw) or [f"pred_{index}" for index in range(len(networks))]
     return found, keys
+
+
+def detector(raw: Mapping[str, Any], file: object) -> DetectorSection | None:
+    """Find the detector that a bundle's own `RetinaNetInferer` would run; None where the inferer is another.
+
+    Raises
+    ------
+    BundleInvalid
+        If it is not MONAI's.
+    """
+    inferer = section(raw, "inferer")
+    if name_of(inferer) != "RetinaNetInferer":
+        return None
+    given = inferer.get("detector")
+    config = followed(given, raw)
+    if name_of(config) != "RetinaNetDetector":
+        raise BundleInvalid(f"{file}: the detector of RetinaNetInferer is no RetinaNetDetector of MONAI")
+    name = given.lstrip("$@").strip() if isinstance(given, str) else "detector"
+    call = re.compile(rf"\$\s*@{re.escape(name)}\.({'|'.join(_SETTERS)})\(")
+    calls = dict.fromkeys(text for text in _texts(dict(raw)) if call.match(text))
+    return DetectorSection(name, config, tuple(calls), inferer.get("force_sliding_window", False))
+
+
+def _texts(config: Any) -> Iterator[str]:
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    yield from (config,) if isinstance(config, str) else ()
+    for value in inner:
+        yield from _texts(value)
 
 
 def _member(network: Any, loaders: list[dict[str, Any]]) -> Member:

@@ -18,6 +18,7 @@ from imaging_ai.core.geometry import Grid, SourceFrame
 from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.infer.classify import classify
+from imaging_ai.infer.detect import detect
 from imaging_ai.infer.model import LoadedModel
 
 __all__ = ["Trial", "phantom", "try_out"]
@@ -83,6 +84,9 @@ def try_out(model: LoadedModel) -> Trial:
 
 
 def _answer(model: LoadedModel, given: Volume | Mapping[str, Volume]) -> str:
+    if model.entry.detector:
+        boxes = [one for one in detect(model, given, "self-test") if one.box]
+        return ", ".join(f"a box {one.tracking_identifier} {one.probability:.3f}" for one in boxes) or "no box"
     evaluations = classify(model, given, "self-test")
     whole = ", ".join(f"{one.description.label} {one.probability:.3f}" for one in evaluations if not one.instances)
     if not model.entry.segments and evaluations:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from imaging_ai.errors import BundleInvalid
 from imaging_ai.infer.config_file import imported_names, read_mapping
-from imaging_ai.infer.expressions import READER, Allowed
-from imaging_ai.infer.sections import Member, components, followed, members, name_of, section
+from imaging_ai.infer.expressions import PYRAMID, READER, Allowed
+from imaging_ai.infer.retinanet import feature_pyramid
+from imaging_ai.infer.sections import Member, components, detector, followed, members, name_of, section
 from imaging_ai.infer.weights import file_reader
 
 __all__ = ["InferenceConfig", "read_config"]
@@ -26,6 +28,8 @@ _REFERENCE = re.compile(r"@(\w+)")
 _WHOLE_REFERENCE = re.compile(r"@\w+(?:(?:::|#)\w+)*")
 _CUDA = re.compile(r"cuda(:\d+)?")
 _DEVICE = "torch.device("
+#: What MONAI builds by torchvision, and we by ourselves.
+_PYRAMID = re.compile(r"(monai\.apps\.detection\.networks\.retinanet_network\.)?\bresnet_fpn_feature_extractor\(")
 _ALWAYS = ("preprocessing", "inferer", "postprocessing")
 #: What an evaluator does where its configuration does not say.
 _USUAL: dict[str, Any] = {
@@ -55,7 +59,8 @@ class InferenceConfig:
     """The configuration to build, the names of the images that it loads, and what was changed in it.
 
     `content` has ``network_def`` and ``weights``, or of an ensemble ``networks``, ``weights`` and ``pred_keys`` as
-    lists; `members` says how the weights are read. `names` is what its expressions may name.
+    lists; `members` says how the weights are read. `names` is what its expressions may name. `detector` is the name
+    of the detector of boxes, if it has one; then there are ``detector_calls`` and ``detector_windows``.
     """
 
     content: dict[str, Any]
@@ -64,12 +69,20 @@ class InferenceConfig:
     notes: tuple[str, ...]
     members: tuple[Member, ...]
     names: dict[str, Any]
+    detector: str = ""
 
 
 def read_config(
-    file: Path, bundle: Path, device: str, allowed: Allowed, *, labels_first: bool = False, channels: bool = False
+    file: Path,
+    bundle: Path,
+    device: str,
+    allowed: Allowed,
+    *,
+    labels_first: bool = False,
+    channels: bool = False,
+    overrides: Mapping[str, bool | int | float | str] = MappingProxyType({}),
 ) -> InferenceConfig:
-    """Read an inference configuration and adapt it to `device`.
+    """Read an inference configuration and adapt it to `device`; `overrides` takes the place of entries of it.
 
     `labels_first` takes the label of each voxel before, not after, going back to the source grid. `channels` keeps
     channels that overlap apart where the configuration ends by merging them into one map of labels.
@@ -79,7 +92,7 @@ def read_config(
     BundleInvalid
         If it is damaged, lacks a section, or asks for what is forbidden.
     """
-    raw = {**read_mapping(file), "bundle_root": str(bundle)}
+    raw = {**_overridden(read_mapping(file), overrides, file), "bundle_root": str(bundle)}
     notes: list[str] = []
     networks, pred_keys = members(raw)
     if not networks or "network_def" in _references(networks[0].network) - raw.keys():
@@ -91,6 +104,10 @@ def read_config(
         wanted |= {"network_def": networks[0].network, "weights": weights[0]}
     else:
         wanted |= {"networks": [one.network for one in networks], "weights": weights, "pred_keys": pred_keys}
+    boxes = detector(raw, file)
+    if boxes:
+        wanted |= {boxes.name: boxes.config, "inferer": _USUAL["inferer"]}
+        wanted |= {"detector_calls": list(boxes.calls), "detector_windows": boxes.windows}
     whole = _closure(wanted, raw, file)
     image_keys = tuple(_image_keys(whole, raw)) or ("image",)
     content = {key: _adapted(value, device, notes) for key, value in whole.items()}
@@ -98,8 +115,15 @@ def read_config(
     names = imported_names(raw)
     allowed.check(content, file.name, names)
     _fit_arguments(content, allowed, notes)
-    values = {**allowed.values(names), READER: file_reader(bundle)}
-    return InferenceConfig(content, image_keys, "weights", tuple(dict.fromkeys(notes)), tuple(networks), values)
+    values = {**allowed.values(names), READER: file_reader(bundle), PYRAMID: feature_pyramid}
+    told, name = tuple(dict.fromkeys(notes)), boxes.name if boxes else ""
+    return InferenceConfig(content, image_keys, "weights", told, tuple(networks), values, name)
+
+
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, bool | int | float | str], file: Path) -> dict[str, Any]:
+    if unknown := [name for name in overrides if name not in raw]:
+        raise BundleInvalid(f"{file}: has no {unknown[0]}, which dicom.toml, [run] overrides, gives a value")
+    return {**raw, **overrides}
 
 
 def _section(raw: dict[str, Any], name: str, file: Path) -> Any:
@@ -144,7 +168,8 @@ def _adapted(config: Any, device: str, notes: list[str]) -> Any:
         if _CUDA.fullmatch(config):
             return device
         if config.startswith("$"):
-            return _on_device(config, device).replace("torch.load(", f"{READER}(")
+            ours = _on_device(config, device).replace("torch.load(", f"{READER}(")
+            return _PYRAMID.sub(f"{PYRAMID}(", ours)
     return copy.copy(config)
 
 

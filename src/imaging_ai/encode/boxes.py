@@ -1,0 +1,88 @@
+"""Boxes to measurement groups (PS3.16): where a detector found what, how large it is, how sure the detector is.
+
+A box is a region "Bounded by" (75958009, SCT) its coordinates, which TID 1410 and 1411 call its Geometric Purpose
+(CP 1852, CID 219), so that no one takes it for the outline of the thing itself. A box through several slices is a
+volume (TID 1411): a Volume Surface of one polygon on each slice (SCOORD3D), which may be oblique as the images are; a
+box on one slice is an Image Region (TID 1410). A segment of all voxels in the box would say that they are the finding.
+
+OHIF takes over only outlines that hang on a number, named by its own tool, from a document of nothing else: that one
+has of each box the outline nearest to its centre, with its area (TID 1501, TID 320).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from highdicom import sr as hdsr
+from numpy.typing import NDArray
+
+from imaging_ai.core.box import PatientBox
+from imaging_ai.core.finding import Code, Evaluation, Measurement
+from imaging_ai.core.volume import Volume
+from imaging_ai.encode.provenance import code_item
+from imaging_ai.errors import ResultInvalid
+
+__all__ = ["OHIF_OUTLINE", "BoxGroup", "box_group", "outline_of"]
+
+BoxGroup: TypeAlias = (
+    hdsr.PlanarROIMeasurementsAndQualitativeEvaluations | hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+
+#: The tracking identifier by which OHIF knows an outline of its own freehand tool.
+OHIF_OUTLINE = "Cornerstone3DTools@^0.1.0:PlanarFreehandROI"
+
+_BOUNDED_BY = Code("75958009", "SCT", "Bounded by")
+_AREA = Code("42798000", "SCT", "Area")
+_SQUARE_MILLIMETRE = Code("mm2", "UCUM", "square millimeter")
+
+
+def box_group(box: PatientBox, volume: Volume, common: Mapping[str, Any]) -> BoxGroup:
+    """Describe what was found in a box, on the images of a volume; `common` is what it says as any other group does.
+
+    Raises
+    ------
+    ResultInvalid
+        If the box lies beyond the images.
+    """
+    said = {**common, "geometric_purpose": code_item(_BOUNDED_BY)}
+    uid, polygon = volume.grid.frame_of_reference_uid, hdsr.GraphicTypeValues3D.POLYGON
+    outlines = list(_outlines(box, volume).values())
+    if len(outlines) == 1:
+        region = hdsr.ImageRegion3D(graphic_type=polygon, graphic_data=outlines[0], frame_of_reference_uid=uid)
+        return hdsr.PlanarROIMeasurementsAndQualitativeEvaluations(**said, referenced_region=region)
+    series = hdsr.SourceSeriesForSegmentation(str(volume.headers[0].SeriesInstanceUID))
+    surface = hdsr.VolumeSurface(
+        graphic_type=polygon, graphic_data=outlines, frame_of_reference_uid=uid, source_series=series
+    )
+    return hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations(**said, referenced_volume_surface=surface)
+
+
+def outline_of(evaluation: Evaluation, volume: Volume) -> tuple[Measurement, hdsr.CoordinatesForMeasurement3D]:
+    """Return the area of a box on the slice nearest to its centre, and the closed line around it.
+
+    Raises
+    ------
+    ResultInvalid
+        If the evaluation has no box, or that lies beyond the images.
+    """
+    if evaluation.box is None:
+        raise ResultInvalid(f"{evaluation.tracking_identifier} has no box to draw")
+    outlines = _outlines(evaluation.box, volume)
+    middle = evaluation.box.nearest_slice(volume.grid)
+    points = outlines[min(outlines, key=lambda k: abs(k - middle))]
+    away = points[1:] - points[0]
+    area = float(np.linalg.norm(np.cross(away[:-1], away[1:]).sum(axis=0))) / 2
+    line = hdsr.CoordinatesForMeasurement3D(
+        graphic_type=hdsr.GraphicTypeValues3D.POLYLINE,
+        graphic_data=points,
+        frame_of_reference_uid=volume.grid.frame_of_reference_uid,
+    )
+    return Measurement(_AREA, area, _SQUARE_MILLIMETRE), line
+
+
+def _outlines(box: PatientBox, volume: Volume) -> dict[int, NDArray[np.float64]]:
+    if not (outlines := box.outlines(volume.grid)):
+        raise ResultInvalid("a box lies beyond the images that it was found in")
+    return outlines
