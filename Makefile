@@ -34,7 +34,7 @@ test: setup services  ## everything, with real services (skips what is missing u
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## style, types, import rules, unit tests: under a minute
 	$(BIN)/ruff format --check .

@@ -19,11 +19,18 @@ for _name in ("orthanc", "postgres", "redis", "dcmtk", "s3", "browser"):
     if (Path(__file__).parent / "services" / f"{_name}.py").exists():
         pytest_plugins.append(f"services.{_name}")
 
+_FIRST = ("test_chaos", "test_outages", "test_worker", "test_cli", "test_viewer", "/e2e/", "/integration/")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real, openly licensed series (not part of the repository; see `tests/README.md`)."""
     return require_data()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole servers first, and of them the files that take minutes: no process is left alone with one at the end."""
+    items.sort(key=lambda item: next((rank for rank, part in enumerate(_FIRST) if part in item.nodeid), len(_FIRST)))
 
 
 @pytest.fixture(autouse=True)

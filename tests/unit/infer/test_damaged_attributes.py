@@ -25,6 +25,8 @@ SERIES: dict[str, Callable[[], list[Dataset]]] = {
     "PT": lambda: phantoms.pet_series(np.abs(phantoms.ball((3, 8, 8), inside=8))),
     "enhanced MR": lambda: [phantoms.enhanced(phantoms.ball((3, 8, 8)))],
 }
+#: Words, nothing, no number.
+VALUES = (b"ZZMARKER", b"", b"nan ")
 #: What the gate refuses before any model sees it.
 GATED = {0x00080016, 0x00080018, 0x0020000D, 0x0020000E}
 
@@ -48,20 +50,21 @@ def damage(ds: Dataset, path: Path, value: bytes) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("value", [b"ZZMARKER", b"", b"nan "], ids=["words", "nothing", "no number"])
+@pytest.mark.parametrize("number", range(len(VALUES)))
 @pytest.mark.parametrize("kind", SERIES)
-def test_no_damaged_attribute_makes_reading_or_encoding_fail_otherwise(kind: str, value: bytes) -> None:
+def test_no_damaged_attribute_makes_reading_or_encoding_fail_otherwise(kind: str, number: int) -> None:
     make = SERIES[kind]
-    for path in attributes(make()[0]):
+    for place, path in enumerate(attributes(make()[0])):
         if path[-1] in GATED or path[-1].group == 0x7FE0:
             continue
         datasets = make()
         for ds in datasets:
-            damage(ds, path, value)
+            damage(ds, path, VALUES[number])
         try:
             volume = read_volume(phantoms.to_bytes(ds) for ds in datasets)
-            for result in encoded.encode(volume).values():
-                check(result, volume)
+            if (place + number) % len(VALUES) == 0:  # encoding takes ten times as long: each attribute with one value
+                for result in encoded.encode(volume).values():
+                    check(result, volume)
         except (SeriesRefused, ResultInvalid) as refusal:
             assert "MARKER" not in refusal.message
 
