@@ -25,6 +25,7 @@ def check(context: click.Context) -> None:
     rules = wiring.make_rules(settings)
     wiring.make_peers(settings)
     wiring.make_dicom_tls(settings)
+    wiring.make_proxies(settings)
     click.echo(f"{settings.source or 'defaults'}: {len(rules)} rules, {len(destinations)} destinations: good")
 
 

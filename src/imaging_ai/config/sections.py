@@ -77,6 +77,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8080
     processes: Count = 1
     public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     tls_certificate: str = ""
     tls_key: str = ""

@@ -10,7 +10,6 @@ elsewhere, day and night, does not lock its owner out.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, Update, case, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from imaging_ai.core.addresses import neighbourhood
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import AttemptRow, PersonRow, SessionRow
 
@@ -53,7 +53,7 @@ class Attempts:
 
     def begin(self, name: str, address: str) -> Attempt:
         """Count an attempt as failed, unless it comes too early: then it is not even tried, and not counted."""
-        network = _network(address)
+        network = neighbourhood(address)
         at_home = network in self._homes(name)
         of_name = self._bucket("name at home", f"{name} {network}") if at_home else self._bucket("name", name)
         buckets = of_name, self._bucket("address", network)
@@ -89,7 +89,7 @@ class Attempts:
         """Return the networks that a person has come in from, as far as their sessions are known."""
         query = select(_SESSION.c.origin).join(_PERSON, _PERSON.c.id == _SESSION.c.person_id)
         with self._database.read() as session:
-            return frozenset(map(_network, session.connection().scalars(query.where(_PERSON.c.name == name))))
+            return frozenset(map(neighbourhood, session.connection().scalars(query.where(_PERSON.c.name == name))))
 
     def _locked(self, buckets: tuple[int, int], now: float) -> float:
         latest = select(func.max(_ATTEMPT.c.locked_until)).where(_ATTEMPT.c.bucket.in_(buckets))
@@ -126,14 +126,3 @@ def _counted(connection: Connection, bucket: int, now: float) -> Row[tuple[int, 
 
 def _set(bucket: int, **values: object) -> Update:
     return update(_ATTEMPT).where(_ATTEMPT.c.bucket == bucket).values(**values)
-
-
-def _network(address: str) -> str:
-    """Return the network whose addresses one peer can choose from: of IPv6 the first 64 bits."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))

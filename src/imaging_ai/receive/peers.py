@@ -6,19 +6,16 @@ An AE title is a word that anybody can say. An address, and better a certificate
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from imaging_ai.core.addresses import IPNetwork, is_within
 from imaging_ai.errors import ConfigError
 
-__all__ = ["ANYONE", "Certificate", "IPNetwork", "Peer", "address_of", "certificate_of", "parse_certificate"]
-
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+__all__ = ["ANYONE", "Certificate", "Peer", "certificate_of", "parse_certificate"]
 
 _FINGERPRINT = re.compile(r"(sha256:)?([0-9a-f]{2}(:?[0-9a-f]{2}){31})", re.IGNORECASE)
 #: RFC 4514 section 3, in the names that Python gives them.
@@ -66,7 +63,7 @@ class Peer:
 
     def is_at(self, address: str) -> bool:
         """Say whether it may come from there."""
-        return not self.networks or any(address_of(address) in network for network in self.networks)
+        return not self.networks or is_within(address, self.networks)
 
     def shows(self, shown: Certificate | None) -> bool:
         """Say whether it is the one that showed a certificate, or need show none."""
@@ -112,10 +109,3 @@ def certificate_of(connection: object) -> Certificate | None:
         return None
     subject: Any = (connection.getpeercert() or {}).get("subject", ())
     return Certificate(hashlib.sha256(der).hexdigest(), frozenset(pair for group in subject for pair in group))
-
-
-def address_of(address: str) -> IPAddress:
-    """Read an address, without its zone; an IPv4 address in IPv6 clothes is the IPv4 address."""
-    peer = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(peer, "ipv4_mapped", None)
-    return mapped if mapped is not None else peer

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from imaging_ai.core.addresses import IPNetwork, is_within
 from imaging_ai.receive.pdu import AssociateRequest
-from imaging_ai.receive.peers import ANYONE, Certificate, IPNetwork, Peer, address_of
+from imaging_ai.receive.peers import ANYONE, Certificate, Peer
 
 __all__ = ["AssociationPolicy", "Refusal"]
 
@@ -56,7 +57,7 @@ class AssociationPolicy:
 
     def refusal(self, request: AssociateRequest, address: str, open_associations: int) -> Refusal | None:
         """Say why an association is refused, None when it is welcome as far as it does not depend on the peer."""
-        if self.networks and not any(address_of(address) in network for network in self.networks):
+        if self.networks and not is_within(address, self.networks):
             return Refusal.NOT_ALLOWED
         if not request.protocol_version & 1:
             return Refusal.PROTOCOL_VERSION

@@ -16,6 +16,7 @@ from litestar import Request
 
 from imaging_ai.audit import record
 from imaging_ai.db.engine import Database
+from imaging_ai.serve.proxies import client_address
 
 __all__ = ["AccessLog", "actor", "origin"]
 
@@ -32,8 +33,7 @@ def actor(request: AnyRequest) -> str:
 
 def origin(request: AnyRequest) -> str:
     """Return the address the request came from."""
-    client = request.scope["client"]
-    return client[0] if client else ""
+    return client_address(request.scope)
 
 
 class AccessLog:

@@ -15,6 +15,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from imaging_ai import __version__
 from imaging_ai.audit.context import Source
+from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.db.engine import Database
 from imaging_ai.keeping.holds import Holds
 from imaging_ai.people.entrance import Entrance
@@ -35,6 +36,7 @@ from imaging_ai.serve.login_pages import login_pages
 from imaging_ai.serve.monitoring import metrics_handler
 from imaging_ai.serve.people import people_router
 from imaging_ai.serve.problem import respond
+from imaging_ai.serve.proxies import behind
 from imaging_ai.serve.rates import Rates, limited
 from imaging_ai.serve.sockets import refused_as_http
 from imaging_ai.serve.studies import studies_router
@@ -58,12 +60,14 @@ def make_app(
     viewer: Path | None = None,
     public_url: str = "",
     rates: Rates | None = None,
+    proxies: Collection[IPNetwork] = (),
 ) -> Litestar:
     """Make the application.
 
     `checks` are tried for readiness, after the database itself. Who wants anything else comes in by the `entrance`;
     without one everybody is answered whose requests are for one of `hosts`. `viewer` is the folder of its installation,
-    and `public_url` the address of this server as clients see it, where a proxy changes it.
+    and `public_url` the address of this server as clients see it, where a proxy changes it. `proxies` are believed
+    when they say who asks them.
     """
     doorkeeper = entrance and Doorkeeper(entrance.verifiers, entrance.sessions.of_cookie, public_url)
     check = doorkeeper.check if doorkeeper else host_check(frozenset(hosts), origins)
@@ -114,6 +118,8 @@ def make_app(
     answer_ahead(app, check)
     if rates is not None:
         app.asgi_handler = limited(app.asgi_handler, rates)
+    if proxies:
+        app.asgi_handler = behind(app.asgi_handler, proxies)
     return app
 
 

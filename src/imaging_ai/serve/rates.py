@@ -7,20 +7,20 @@ guessing credentials makes nobody new. The state is a number for each (the gener
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from litestar.types import ASGIApp
 
+from imaging_ai.core.addresses import neighbourhood
 from imaging_ai.serve.problem import MEDIA_TYPE, Problem
+from imaging_ai.serve.proxies import client_address
 
-__all__ = ["Rates", "limited", "neighbourhood"]
+__all__ = ["Rates", "limited"]
 
 _MOST_KNOWN = 20_000
 _CREDENTIALS = (b"authorization", b"cookie")
@@ -62,7 +62,7 @@ def limited(app: ASGIApp, rates: Rates) -> ASGIApp:
             await app(scope, receive, send)
             return
         shown = tuple(value for name, value in scope["headers"] if name in _CREDENTIALS)
-        who = known.get(shown) or neighbourhood(scope["client"][0] if scope["client"] else "")
+        who = known.get(shown) or neighbourhood(client_address(scope))
         if wait := rates.wait(who):
             await _refuse(scope, send, wait)
             return
@@ -88,16 +88,3 @@ async def _refuse(scope: Any, send: Any, wait: float) -> None:
     told = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": int(status), "headers": told})
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-@lru_cache(maxsize=4096)
-def neighbourhood(address: str) -> str:
-    """Return whom an address is counted as: of IPv6 the network that one customer has, since addresses cost nothing."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.version == 4:
-        return address
-    mapped = found.ipv4_mapped
-    return str(mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))

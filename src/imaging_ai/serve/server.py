@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from granian.log import LogLevels
 from litestar import Litestar
 from litestar.types import ASGIApp
 
+from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.errors import ConfigError
 from imaging_ai.process import die_with_parent, keep_memory
 from imaging_ai.serve.crowd import watch_crowd
@@ -48,6 +49,7 @@ def serve_http(
     key: Path | None = None,
     ca_file: Path | None = None,
 ) -> None:
+    proxies: Collection[IPNetwork] = (),
     """Serve until SIGTERM or SIGINT. `factory` makes the application, in each of the worker processes.
 
     With `certificate` and `key` (PEM files) it is HTTPS, and HTTP/2 for those who ask (ALPN); with `ca_file` besides
@@ -89,17 +91,17 @@ def serve_http(
         respawn_failed_workers=True,
         workers_kill_timeout=10,
     )
-    server.serve(target_loader=partial(_load, factory, os.getpid(), port), wrap_loader=False)
+    server.serve(target_loader=partial(_load, factory, os.getpid(), port, proxies), wrap_loader=False)
 
 
-def _load(factory: Callable[[], Litestar], parent: int, port: int) -> ASGIApp:
+def _load(factory: Callable[[], Litestar], parent: int, port: int, proxies: Collection[IPNetwork]) -> ASGIApp:
     die_with_parent(parent)
     keep_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _FILES_AT_LEAST:
         wanted = _FILES_AT_LEAST if hard == resource.RLIM_INFINITY else min(_FILES_AT_LEAST, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    watch_crowd(port, _ENOUGH_CONNECTIONS)
+    watch_crowd(port, _ENOUGH_CONNECTIONS, proxies)
     return heard_out(factory())
 
 

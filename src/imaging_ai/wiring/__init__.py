@@ -33,7 +33,7 @@ from imaging_ai.wiring.parts import (
     make_store,
 )
 from imaging_ai.wiring.receive import make_dicom_tls, make_peers, make_receiver, run_describer
-from imaging_ai.wiring.web import make_web_app, serve_web
+from imaging_ai.wiring.web import make_proxies, make_web_app, serve_web
 from imaging_ai.wiring.work import make_pipeline, make_worker
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ __all__ = [
     "make_ledger",
     "make_peers",
     "make_pipeline",
+    "make_proxies",
     "make_receiver",
     "make_rules",
     "make_store",
@@ -77,6 +78,7 @@ def make_supervisor(settings: Settings) -> Supervisor:
     make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
     make_peers(settings)
     make_dicom_tls(settings)
+    make_proxies(settings)
     migrate.upgrade(make_database(settings))
     shutil.rmtree(settings.run_path / "metrics", ignore_errors=True)  # counters begin anew with the server
     front = ("--config", settings.source) if settings.source else ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
@@ -16,6 +18,7 @@ from imaging_ai.audit.trail import attach
 from imaging_ai.catalog import Catalog
 from imaging_ai.config import Settings
 from imaging_ai.config.secrets import read_secret
+from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.core.tls import Identity
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
@@ -93,6 +96,14 @@ def make_identity(certificate: str, key: str, where: str) -> Identity | None:
     if bool(certificate) != bool(key):
         raise ConfigError(f"{where}: goes together with its key; give both")
     return Identity(Path(certificate).expanduser(), Path(key).expanduser()) if certificate else None
+
+
+def networks(addresses: Iterable[str], where: str) -> tuple[IPNetwork, ...]:
+    """Read addresses and networks of the settings."""
+    try:
+        return tuple(ip_network(address) for address in addresses)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}; give addresses or networks") from None
 
 
 def make_catalog(settings: Settings) -> Catalog:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +18,12 @@ from imaging_ai.wiring.parts import (
     make_doorbell,
     make_identity,
     make_store,
+    networks,
 )
 
 if TYPE_CHECKING:
     from imaging_ai.core.tls import ServerTls
-    from imaging_ai.receive.peers import IPNetwork, Peer
+    from imaging_ai.receive.peers import Peer
     from imaging_ai.receive.scp import StorageScp
 
 
@@ -54,7 +53,7 @@ def make_receiver(settings: Settings) -> StorageScp:
         ae_title=dicom.ae_title,
         check_called_ae_title=dicom.check_called_ae_title,
         calling_ae_titles=frozenset(dicom.calling_ae_titles),
-        networks=_networks(dicom.addresses, f"{settings.source}: dicom.addresses"),
+        networks=networks(dicom.addresses, f"{settings.source}: dicom.addresses"),
         peers=make_peers(settings),
         sop_classes=frozenset(dicom.sop_classes),
         unknown_sop_classes=dicom.accept_unknown_sop_classes,
@@ -112,7 +111,7 @@ def _peer(one: PeerSettings, where: str, *, with_certificates: bool) -> Peer:
         raise ConfigError(f"{where}: certificates: {error.message}") from None
     return Peer(
         one.ae_title.strip(),
-        _networks(one.addresses, f"{where}: addresses"),
+        networks(one.addresses, f"{where}: addresses"),
         certificates,
         frozenset(one.may),
         one.max_associations,
@@ -120,13 +119,6 @@ def _peer(one: PeerSettings, where: str, *, with_certificates: bool) -> Peer:
         one.megabytes_per_second * 1e6,
         int(one.gigabytes_per_day * 1e9),
     )
-
-
-def _networks(addresses: Iterable[str], where: str) -> tuple[IPNetwork, ...]:
-    try:
-        return tuple(ip_network(address) for address in addresses)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}; give addresses or networks") from None
 
 
 def run_describer(settings: Settings, stop: threading.Event) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imaging_ai.config import Settings
+from imaging_ai.core.addresses import IPNetwork
+from imaging_ai.errors import ConfigError
 from imaging_ai.queue.broker import WORKLIST, Doorbell, make_broker
 from imaging_ai.queue.workitem_feed import Feed
 from imaging_ai.route.completeness import QuietTimes
@@ -17,13 +19,14 @@ from imaging_ai.wiring.parts import (
     make_current_database,
     make_entrance,
     make_ledger,
+    networks,
 )
 
 if TYPE_CHECKING:
     from litestar import Litestar
 
 
-__all__ = ["make_web_app", "serve_web"]
+__all__ = ["make_proxies", "make_web_app", "serve_web"]
 
 
 def serve_web(settings: Settings, welcome: Callable[[str], object]) -> None:
@@ -43,7 +46,17 @@ def serve_web(settings: Settings, welcome: Callable[[str], object]) -> None:
         certificate=Path(http.tls_certificate) if http.tls_certificate else None,
         key=Path(http.tls_key) if http.tls_key else None,
         ca_file=Path(http.tls_ca_file) if http.tls_ca_file else None,
+        proxies=make_proxies(settings),
     )
+
+
+def make_proxies(settings: Settings) -> tuple[IPNetwork, ...]:
+    """Read `http.trusted_proxies`. Whoever is believed can say to be anybody, so that cannot be everybody."""
+    where = f"{settings.source}: http.trusted_proxies"
+    found = networks(settings.http.trusted_proxies, where)
+    if any(network.prefixlen == 0 for network in found):
+        raise ConfigError(f"{where}: names everybody, who could write any address into the audit; name the proxies")
+    return found
 
 
 def first_link(settings: Settings) -> str | None:
@@ -115,3 +128,4 @@ def make_web_app(settings: Settings) -> Litestar:
         if settings.http.requests_per_second
         else None,
     )
+        proxies=make_proxies(settings),

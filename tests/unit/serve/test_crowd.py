@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import ExitStack
+from ipaddress import ip_network
 from pathlib import Path
 
-from imaging_ai.serve.crowd import Connection, make_room, surplus
+import pytest
+
+from imaging_ai.serve.crowd import Connection, Taken, _connections, end_stalled, make_room, surplus
 
 
 def test_nobody_has_to_go_while_there_is_room() -> None:
@@ -20,6 +23,18 @@ def test_the_quietest_of_whoever_has_most_go_first() -> None:
     assert [one.descriptor for one in surplus([*few, *crowd], 9)] == [9, 8, 7]
     assert [one.who for one in surplus([*few, *crowd], 2)].count("viewer") == 1, "in the end all are alike"
     assert len(surplus([*few, *crowd], 0)) == 12
+
+
+def test_the_connections_of_a_proxy_are_everybodys_and_not_one_crowd() -> None:
+    with ExitStack() as opened, socket.create_server(("127.0.0.1", 0), backlog=20) as server:
+        port = server.getsockname()[1]
+        clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+        taken = [opened.enter_context(server.accept()[0]) for _ in clients]
+        assert len({one.who for one in _connections(port) if one.peer}) == 1
+        proxied = {
+            one.who for one in _connections(port, (ip_network("127.0.0.1"),)) if one.descriptor != server.fileno()
+        }
+        assert len(proxied) == len(taken)
 
 
 def test_room_is_made_by_closing_what_says_nothing() -> None:
@@ -44,3 +59,45 @@ def test_room_is_made_by_closing_what_says_nothing() -> None:
         assert closed == 4
         clients[0].sendall(b"and goes on")
         assert taken[0].recv(100) == b"and goes on"
+
+
+def test_who_takes_next_to_nothing_of_an_answer_is_let_go_and_who_reads_on_is_not() -> None:
+    with ExitStack() as opened, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        clients = [opened.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(3)]
+        taken = [opened.enter_context(server.accept()[0]) for _ in clients]
+        filled(taken[0])
+        left = filled(taken[1])
+        seen = settled(port)
+        assert len(seen) == 2, "one has nothing to take, and who was not seen before has time"
+        stalled, reads, idle = clients
+        stalled.recv(1)
+        while left:
+            left -= len(reads.recv(min(left, 1 << 16)))
+        filled(taken[1])
+        assert len(end_stalled(port, seen)) == 1
+        taken[0].close()
+        with pytest.raises(ConnectionResetError):
+            while stalled.recv(1 << 20):
+                continue
+        idle.sendall(b"still here")
+        assert taken[2].recv(100) == b"still here"
+
+
+def settled(port: int) -> Taken:
+    """What was taken when nothing is on its way any more."""
+    before = end_stalled(port, {})
+    while time.sleep(0.05) or (now := end_stalled(port, {})) != before:
+        before = now
+    return before
+
+
+def filled(sock: socket.socket) -> int:
+    """Send more than is taken, and return how much found room."""
+    sock.setblocking(False)
+    size = 0
+    try:
+        while True:
+            size += sock.send(bytes(1 << 16))
+    except BlockingIOError:
+        return size
