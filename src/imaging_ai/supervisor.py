@@ -7,6 +7,7 @@ The children die with this process, whatever kills it (Linux parent-death signal
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -16,14 +17,39 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from imaging_ai.errors import ConfigError
 from imaging_ai.process import PARENT_VARIABLE
 
-__all__ = ["Role", "Supervisor"]
+__all__ = ["Role", "Supervisor", "be_alone"]
 
 logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _HEALTHY_AFTER = 0.5, 30.0, 60.0
+
+
+def be_alone(file: Path) -> None:
+    """Lock `file` until this process ends, however it does: no other server runs its roles beside it.
+
+    Raises
+    ------
+    ConfigError
+        If another process holds it; it is named.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        place = file.parent.parent
+        raise ConfigError(
+            f"data_dir: process {holder} serves {place} already; stop that one, or give this one a data_dir of its own"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 @dataclass(frozen=True, slots=True)

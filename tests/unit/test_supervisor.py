@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from imaging_ai.supervisor import Role, Supervisor
+from imaging_ai.errors import ConfigError
+from imaging_ai.supervisor import Role, Supervisor, be_alone
 from services import wait_until
 
 #: A stand-in for `python -m imaging_ai ROLE`: a package of that name, first on the path, that notes its pid and waits.
@@ -124,3 +125,21 @@ def test_roles_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     wait_until(lambda: not alive(child))
+
+
+def test_one_server_at_a_time_has_a_data_directory(tmp_path: Path) -> None:
+    lock = tmp_path / "run" / "serve.lock"
+    code = "import sys, time, pathlib; from imaging_ai.supervisor import be_alone; be_alone(pathlib.Path(sys.argv[1]))"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; print(flush=True); time.sleep(60)", str(lock)], stdout=-1
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        with pytest.raises(ConfigError, match=f"process {holder.pid} serves {tmp_path} already"):
+            be_alone(lock)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    subprocess.run([sys.executable, "-c", code, str(lock)], check=True)  # the dead hold nobody up

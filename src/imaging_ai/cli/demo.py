@@ -14,7 +14,13 @@ __all__ = ["demo"]
 @click.option(
     "--input", "input_dir", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Your own series."
 )
-@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), default="data/demo", show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="data/demo",
+    show_default=True,
+    help="Where the demo keeps everything; delete it when you have seen enough.",
+)
 @click.option("--timeout", default=300.0, show_default=True, help="Seconds to wait for results.")
 @click.pass_context
 def demo(context: click.Context, input_dir: Path | None, folder: Path, timeout: float) -> None:

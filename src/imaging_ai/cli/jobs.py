@@ -21,10 +21,12 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice(["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]))
+@click.option(
+    "--state", type=click.Choice(["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]), help="Only in this state."
+)
 @click.option("--study", default="", metavar="UID", help="Only of this Study Instance UID.")
 @click.option("--model", metavar="NAME", help="Only of this model.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
 @as_json
 @click.pass_context
 def list_jobs(

@@ -34,8 +34,10 @@ def serve(context: click.Context) -> None:
 @click.pass_context
 def receive(context: click.Context) -> None:
     """Take instances from modalities and PACS by C-STORE (DICOM)."""
+    from imaging_ai.process import few_heaps
     from imaging_ai.receive.lean import leave_out_decoders
 
+    few_heaps()
     leave_out_decoders()
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
@@ -53,7 +55,7 @@ def receive(context: click.Context) -> None:
 @click.command()
 @click.pass_context
 def web(context: click.Context) -> None:
-    """Answer HTTP: health, metrics, jobs and studies."""
+    """Answer HTTP: DICOMweb, the viewer, logins, the API, health and metrics."""
     settings = _begin(context)
     from imaging_ai import wiring
     from imaging_ai.wiring.audited import audited_role
@@ -80,10 +82,10 @@ def work(context: click.Context) -> None:
         worker.run()
 
 
-@click.command(hidden=True)
+@click.command()
 @click.pass_context
 def describe(context: click.Context) -> None:
-    """Make the DICOM JSON and frame table of instances that were received (part of receive)."""
+    """Make metadata and frame positions of what was received, at low priority (beside receive)."""
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
 

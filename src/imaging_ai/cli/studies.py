@@ -25,7 +25,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @as_json
 @click.pass_context
 def run(context: click.Context, model: str, input_dir: Path, output_dir: Path, json_output: bool) -> None:
-    """Run MODEL on the series in INPUT_DIR and write SEG and SR to OUTPUT_DIR, without a server."""
+    """Run MODEL on the series in INPUT_DIR and write what it makes (SEG, SR, …) to OUTPUT_DIR, without a server."""
     import time
 
     from rich.progress import Progress

@@ -76,6 +76,7 @@ def revoke(context: click.Context, name: str) -> None:
     from imaging_ai import wiring
 
     wiring.make_entrance(settings_of(context)).tokens.revoke(name, actor="command line")
+    click.echo(f"the token of {name} is good no more")
 
 
 def moment_or_nothing(seconds: float | None) -> str:

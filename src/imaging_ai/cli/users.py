@@ -47,7 +47,8 @@ def add(
 
     people = wiring.make_entrance(settings_of(context)).users
     password = None if no_password else _password(password_file)
-    people.add(name, Role(role), password, scopes=scopes, actor=_ACTOR)
+    person = people.add(name, Role(role), password, scopes=scopes, actor=_ACTOR)
+    click.echo(f"{person.name} may come in, as {person.role}")
 
 
 @users.command("list")
@@ -78,6 +79,7 @@ def disable(context: click.Context, name: str) -> None:
     from imaging_ai import wiring
 
     wiring.make_entrance(settings_of(context)).users.disable(name, actor=_ACTOR)
+    click.echo(f"{name} is let in no more")
 
 
 @users.command("enable")
@@ -90,6 +92,7 @@ def enable(context: click.Context, name: str) -> None:
     entrance = wiring.make_entrance(settings_of(context))
     entrance.users.enable(name, actor=_ACTOR)
     entrance.attempts.forgive(name.casefold())
+    click.echo(f"{name} is let in again")
 
 
 @users.command("role")
@@ -103,6 +106,7 @@ def set_role(context: click.Context, name: str, role: str, scopes: tuple[str, ..
 
     people = wiring.make_entrance(settings_of(context)).users
     people.set_role(name, Role(role), scopes=scopes, actor=_ACTOR)
+    click.echo(f"{name} is {role} now" + (f", for {' '.join(scopes)} only" if scopes else ""))
 
 
 @users.command("password")
@@ -114,6 +118,7 @@ def password(context: click.Context, name: str, password_file: Path | None) -> N
     from imaging_ai import wiring
 
     wiring.make_entrance(settings_of(context)).users.set_password(name, _password(password_file), actor=_ACTOR)
+    click.echo(f"{name} has a new password, and no session any more")
 
 
 @users.command("sessions")
@@ -128,6 +133,7 @@ def sessions(context: click.Context, name: str, ended: str | None, json_output: 
     found = wiring.make_entrance(settings_of(context)).sessions
     if ended:
         found.end_one(ended, actor=_ACTOR)
+        click.echo(f"session {ended} has ended")
         return
     rows = [
         (

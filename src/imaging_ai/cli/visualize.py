@@ -31,7 +31,13 @@ class _Window(click.ParamType[tuple[float, float]]):
 @click.argument("series_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("results", nargs=-1, required=True, type=_THERE)
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--layout", type=click.Choice(["key", "montage", "planes"]), default="key", show_default=True)
+@click.option(
+    "--layout",
+    type=click.Choice(["key", "montage", "planes"]),
+    default="key",
+    show_default=True,
+    help="One slice a picture, twelve, or three planes.",
+)
 @click.option(
     "--window", type=_Window(), metavar="CENTER,WIDTH", help="Intensities to show; by default the images' own."
 )

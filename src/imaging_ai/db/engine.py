@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from sqlmodel import Session
 
+from imaging_ai.db.why import is_damage, why
 from imaging_ai.errors import DatabaseUnavailable, InputError
 
 __all__ = ["Database", "after_commit", "before_commit"]
@@ -89,7 +90,7 @@ class Database:
                 with Session(bind=bound, expire_on_commit=False, info=self.info) as session:
                     yield session
         except (OperationalError, InterfaceError) as error:
-            raise DatabaseUnavailable(f"the database does not answer: {type(error.orig).__name__}") from error
+            raise DatabaseUnavailable(f"the database does not answer: {why(error.orig)}") from error
         except TimeoutError as error:
             raise DatabaseUnavailable("the database is too slow: every connection is in use") from error
         except DataError as error:
@@ -97,6 +98,8 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseUnavailable("the connection to the database was lost") from error
+            if is_damage(error.orig):
+                raise DatabaseUnavailable(f"the database does not answer: {why(error.orig)}") from error
             raise
 
     def ping(self) -> None:

@@ -15,6 +15,13 @@ from imaging_ai.queue.ears import Ear
 
 __all__ = ["RemoteBroker"]
 
+#: What an operator meets, the narrower first.
+_REASONS = (
+    (redis.AuthenticationError, "it refuses the user or the password; see broker.url and broker.password_file"),
+    (redis.TimeoutError, "there was no answer in time; see whether it runs, and broker.url"),
+    (redis.ConnectionError, "nobody listens there; see whether it runs, and broker.url"),
+)
+
 
 class RemoteBroker(RedisBroker):
     """Rings one process that consumes a queue, on any host.
@@ -65,7 +72,7 @@ class RemoteBroker(RedisBroker):
                 return message
             return super().enqueue(message)
         except redis.RedisError as error:
-            raise BrokerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+            raise BrokerUnavailable(f"Redis does not answer: {_why(error)}") from error
 
     def listen(self, queue_name: str) -> Ear:
         """Hear every ring of a queue that is heard by all."""
@@ -79,7 +86,7 @@ class RemoteBroker(RedisBroker):
         try:
             self.client.ping()
         except redis.RedisError as error:
-            raise BrokerUnavailable(f"Redis does not answer: {type(error).__name__}") from error
+            raise BrokerUnavailable(f"Redis does not answer: {_why(error)}") from error
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -120,3 +127,7 @@ class _Radio:
 
     def close(self) -> None:
         self._subscription.close()
+
+
+def _why(error: redis.RedisError) -> str:
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), type(error).__name__)

@@ -47,10 +47,11 @@ class AuditCheckpointRow(SQLModel, table=True):
 
 
 class AuditFeedRow(SQLModel, table=True):
-    """How far the trail was sent to a receiver, and which process sends it until when."""
+    """How far the trail was sent to a receiver (`audit.verify.feed_seal`), and which process sends it until when."""
 
     __tablename__ = "audit_feed"
     name: str = Field(primary_key=True)
     sent: int = Field(sa_column=Column(BigInteger(), nullable=False))
     owner: str = ""
     lease_until: float | None = time_column()
+    seal: str = Field(default="", max_length=64, sa_column_kwargs={"server_default": ""})
