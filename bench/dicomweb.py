@@ -1,11 +1,12 @@
 """DICOMweb: this program against Orthanc with its DICOMweb plugin, in one run on one machine.
 
-    python bench/dicomweb.py                       everything, three interleaved rounds, ratios at the end
+    python bench/dicomweb.py                       everything, three interleaved rounds, a table at the end
     python bench/dicomweb.py --only metadata stow  some of it
     python bench/dicomweb.py --studies 500         fewer studies to search in
     IMAGING_AI_HTTP_PROCESSES=2 python bench/dicomweb.py
 
-Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count. Beside
+Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count; a first
+round counts for nothing. What is asked for the first time is other instances in each round. Beside
 frames and series stands the floor (`floor.py`): a server that does nothing but hand out files. The client
 (`http_load.py`) is a raw one on the same machine; from some 2,000 small answers a second it takes much of a core.
 Searches in 20,000 and 200,000 studies, without a peer, are in `qido.py`.
@@ -14,7 +15,6 @@ Searches in 20,000 and 200,000 studies, without a peer, are in `qido.py`.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import os
@@ -25,18 +25,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dicomweb_data import CT_STUDY, MULTI_STUDY, TINY_STUDY, files, searches, small, stow
 from http_load import Answer, Connection, load, request
-from ingest import SHAPES, UID_WIDTH, await_port, free_port, memory_mb, program, template
+from ingest import await_port, free_port, memory_mb, program
 
 OURS, PEER, FLOOR = "imaging-ai", "orthanc", "floor"
+UNITS = {"p50_ms": "ms", "per_second": "/s", "megabytes_per_second": "MB/s"}
+COLD = 1  # rounds that do not count
+SLICES, RENDERED = 500, 100
 FRAME = "multipart/related; type=application/octet-stream; transfer-syntax=*"
-CT_STUDY, MULTI_STUDY, TINY_STUDY = "1.2.840.999.1", "1.2.840.999.2", "1.2.840.999.5"
-BOUNDARY = "bench-boundary-7f3a"
 
 
 @dataclass(frozen=True)
@@ -130,64 +133,6 @@ def floor() -> Iterator[Server]:
 # -- what is stored
 
 
-def files(shape: str, study: str, count: int, series: str = "", prefix: str = "") -> Iterator[bytes]:
-    """Make PS3.10 files of one series that differ in their UIDs and numbers."""
-    from pydicom import dcmread, dcmwrite
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    data, _ = template(SHAPES[shape])
-    ds = dcmread(io.BytesIO(data), force=True)
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series or f"{study}.1"
-    buffer = io.BytesIO()
-    dcmwrite(buffer, ds, enforce_file_format=True)
-    whole, old = buffer.getvalue(), str(ds.SOPInstanceUID).encode()
-    for number in range(1, count + 1):
-        new = f"{prefix or study}.9.{number}".encode()
-        new += b"." + b"3" * (UID_WIDTH - len(new) - 1)
-        yield whole.replace(old, new)
-
-
-def small(number: int) -> bytes:
-    """Make a little instance of a study of its own."""
-    from pydicom import Dataset, dcmwrite
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    rng = random.Random(number)
-    ds = Dataset()
-    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4" if number % 3 == 0 else "1.2.840.10008.5.1.4.1.1.2"
-    ds.StudyInstanceUID = f"1.2.840.999.3.{number}"
-    ds.SeriesInstanceUID, ds.SOPInstanceUID = f"{ds.StudyInstanceUID}.1", f"{ds.StudyInstanceUID}.1.1"
-    ds.StudyDate, ds.StudyTime = (
-        f"20{rng.randrange(10, 26)}{rng.randrange(1, 13):02}{rng.randrange(1, 29):02}",
-        "101112",
-    )
-    ds.Modality, ds.AccessionNumber = "MR" if number % 3 == 0 else "CT", f"A{number:07}"
-    family = rng.choice(("Smith", "Schmidt", "Jones", "Brown", "Garcia", "Mueller", "Rossi", "Sato"))
-    ds.PatientName, ds.PatientID = f"{family}^{rng.choice('ABCDEFGH')}{number}", f"P{number:06}"
-    ds.PatientBirthDate, ds.PatientSex, ds.ReferringPhysicianName = "19600101", "O", "Doe^Jane"
-    ds.StudyDescription, ds.SeriesDescription, ds.StudyID = "CHEST", "AXIAL", str(number)
-    ds.SeriesNumber, ds.InstanceNumber = 1, 1
-    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.Rows, ds.Columns = 1, "MONOCHROME2", 8, 8
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
-    ds.PixelData = bytes(128)
-    buffer = io.BytesIO()
-    ds.ensure_file_meta()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dcmwrite(buffer, ds, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def stow(port: int, parts: Sequence[bytes]) -> bytes:
-    """Make a STOW request of several instances."""
-    head = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    body = b"".join(head + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()
-    content_type = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
-    return request(
-        "/dicom-web/studies", port, "application/dicom+json", method="POST", body=body, content_type=content_type
-    )
-
-
 def fill(servers: Sequence[Server], instances: Iterator[bytes], at_once: int) -> None:
     """Store the same instances everywhere."""
     waiting: list[bytes] = []
@@ -238,33 +183,20 @@ def places(server: Server, study: str) -> list[str]:
     return [f"/studies/{study}/series/{e}/instances/{i}" for e, i in zip(series, uids, strict=True)]
 
 
-def searches() -> dict[str, str]:
-    """Return the queries, by what a person would call them."""
-    return {
-        "PatientID exact": "PatientID=P000777",
-        "PatientName Smith*": "PatientName=Smith*&limit=25",
-        "PatientName *mit*": "PatientName=*mit*&limit=25",
-        "StudyDate month": "StudyDate=20200301-20200331&limit=100",
-        "StudyDate year": "StudyDate=20200101-20201231&limit=25",
-        "ModalitiesInStudy": "ModalitiesInStudy=MR&limit=25",
-        "modality and date": "ModalitiesInStudy=MR&StudyDate=20200101-20201231&limit=25",
-        "limit 25": "limit=25",
-        "limit 100": "limit=100",
-    }
-
-
 def measures() -> dict[str, list[Measure]]:
     """Return everything that is measured, by group."""
     series = f"/studies/{CT_STUDY}/series/{CT_STUDY}.1"
-    widths, opened = itertools.count(2_000), itertools.count(0)
+    rendering, opened = itertools.count(), itertools.count()
 
-    def rendered(server: Server, count: int) -> list[bytes]:
-        return [server.get(f"{place}/rendered", "image/jpeg") for place in places(server, CT_STUDY)[:count]]
+    def rendered(server: Server) -> list[bytes]:
+        return [server.get(f"{place}/rendered", "image/jpeg") for place in places(server, CT_STUDY)[:RENDERED]]
 
-    def first_rendered(server: Server, count: int) -> list[bytes]:
-        width = next(widths) // 2  # never asked before, and the same for both servers
-        window = f"window=1024,{width},linear"
-        return [server.get(f"{place}/rendered?{window}", "image/jpeg") for place in places(server, CT_STUDY)[:count]]
+    def first_rendered(server: Server) -> list[bytes]:
+        """Ask for pictures in a window that nobody asked for, of instances that were not asked for lately."""
+        turn = next(rendering) // 2  # the same for both servers
+        start, window = turn * RENDERED % SLICES, f"window=1024,{1000 + turn},linear"
+        here = places(server, CT_STUDY)[start : start + RENDERED]
+        return [server.get(f"{place}/rendered?{window}", "image/jpeg") for place in here]
 
     def metadata(server: Server) -> list[bytes]:
         return [server.get(f"{series}/metadata", "application/dicom+json")] * 5
@@ -293,28 +225,26 @@ def measures() -> dict[str, list[Measure]]:
             Measure("whole series, default", lambda s: [s.get(series, default)], 1, "megabytes_per_second", 1.2),
         ],
         "rendered": [
-            Measure("first rendered, 1 connection", lambda s: first_rendered(s, 100), 1, "per_second", 2.5),
-            Measure("first rendered, 8 connections", lambda s: first_rendered(s, 200), 8, "per_second", 2.5),
-            Measure("rendered again, 1 connection", lambda s: rendered(s, 100), 1, "per_second", 2.5),
-            Measure("rendered again, 8 connections", lambda s: rendered(s, 200), 8, "per_second", 2.5),
+            Measure("first rendered, 1 connection", first_rendered, 1, "per_second", 2.5),
+            Measure("first rendered, 8 connections", first_rendered, 8, "per_second", 2.5),
+            Measure("rendered again, 1 connection", rendered, 1, "per_second", 2.5),
+            Measure("rendered again, 8 connections", rendered, 8, "per_second", 2.5),
         ],
         "qido": [Measure(f"QIDO {name}", search(query), 1, "p50_ms", 20) for name, query in searches().items()],
     }  # fmt: skip
 
 
-def compare(one: Measure, servers: Sequence[Server], rounds: int) -> dict[str, object]:
+def compare(one: Measure, servers: Sequence[Server], rounds: int) -> dict[str, Any]:
     """Let the servers take turns. The floor is asked what we are: it has no searches to learn the paths from."""
     runs: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
     asked = {server.name: servers[0] if server.name == FLOOR else server for server in servers}
-    for server in servers:
-        load(server.port, one.requests(asked[server.name])[:3], 1)  # what is loaded once
-    for _ in range(rounds):
+    for _ in range(COLD + rounds):
         for server in servers:
             requests, before = one.requests(asked[server.name]), cpu_seconds(server)
             figures = load(server.port, requests, one.connections)
             figures["cpu_us"] = (cpu_seconds(server) - before) / len(requests) * 1e6
             runs[server.name].append(figures)
-    return verdict(one, runs)
+    return verdict(one, {name: each[COLD:] for name, each in runs.items()})
 
 
 def cpu_seconds(server: Server) -> float:
@@ -326,7 +256,7 @@ def cpu_seconds(server: Server) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, object]:
+def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Print and return medians and the ratio of one measure."""
     medians = {
         name: {key: statistics.median(run[key] for run in each) for key in each[0]} for name, each in runs.items()
@@ -345,13 +275,25 @@ def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, 
     print(
         f"{one.name:29} ratio {ratio:.2f}  (goal {one.goal})  {'held' if ratio >= one.goal else 'MISSED'}", flush=True
     )
-    return {"medians": medians, "ratio": ratio, "goal": one.goal}
+    return {"medians": medians, "figure": one.figure, "ratio": ratio, "goal": one.goal}
 
 
-def storing(servers: Sequence[Server], rounds: int) -> dict[str, object]:
+def table(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what was compared as a table in Markdown."""
+    print("\n| what | imaging-ai | Orthanc | ratio | goal | of the floor |\n|---|---|---|---|---|---|")
+    for name, one in results.items():
+        if "ratio" not in one:
+            continue
+        figures = {server: each[one["figure"]] for server, each in one["medians"].items()}
+        mine, theirs = (f"{figures[server]:,.4g} {UNITS[one['figure']]}" for server in (OURS, PEER))
+        share = f"{figures[OURS] / figures[FLOOR]:.2f}" if FLOOR in figures else ""
+        print(f"| {name} | {mine} | {theirs} | {one['ratio']:.1f} | {one['goal']:g} | {share} |")
+
+
+def storing(servers: Sequence[Server], rounds: int) -> dict[str, Any]:
     """STOW of 500 CT slices, synced, 50 a request."""
     runs: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
-    for number in range(rounds):
+    for number in range(COLD + rounds):
         for server in servers:
             study = f"1.2.840.999.4.{number}"
             parts = list(files("ct1", study, 500))
@@ -361,10 +303,11 @@ def storing(servers: Sequence[Server], rounds: int) -> dict[str, object]:
             figures["per_second"] *= 50
             figures["megabytes_per_second"] = figures["per_second"] * len(parts[0]) / 1e6
             runs[server.name].append(figures)
-    return verdict(Measure("STOW, 50 a request", lambda _: [], 1, "per_second", 1.8), runs)
+    counted = {name: each[COLD:] for name, each in runs.items()}
+    return verdict(Measure("STOW, 50 a request", lambda _: [], 1, "per_second", 1.8), counted)
 
 
-def multi_frame(server: Server) -> dict[str, object]:
+def multi_frame(server: Server) -> dict[str, Any]:
     """One frame of a 210 MB object beside a frame of a single-frame one; first byte of 2 GB; memory under 8 readers."""
     fill([server], files("mf200", MULTI_STUDY, 1), 1)
     wait_described(server, MULTI_STUDY, 1)
@@ -422,14 +365,14 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=5_000)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
-    results: dict[str, object] = {}
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name, ours(Path(name)) as we, orthanc(Path(name)) as they:
         servers = (we, they)
         if set(arguments.only) - {"stow", "qido"}:
-            fill(servers, files("ct1", CT_STUDY, 500), 50)
-            for number in range(arguments.rounds + 1 if "metadata" in arguments.only else 0):
+            fill(servers, files("ct1", CT_STUDY, SLICES), 50)
+            for number in range(COLD + arguments.rounds if "metadata" in arguments.only else 0):
                 fill(servers, files("tiny", f"{TINY_STUDY}.{number}", 500), 100)
-            wait_described(we, CT_STUDY, 500)
+            wait_described(we, CT_STUDY, SLICES)
         for group in ("metadata", "frames", "series", "rendered"):
             if group not in arguments.only:
                 continue
@@ -444,6 +387,7 @@ def main() -> None:
             fill(servers, (small(number) for number in range(arguments.studies)), 100)
             print(f"searching in {arguments.studies} studies")
             results |= {one.name: compare(one, servers, arguments.rounds) for one in measures()["qido"]}
+    table(results)
     print(json.dumps(results))
 
 

@@ -4,6 +4,8 @@ What litestar does for a request takes longer than reading a frame that is in me
 that may answer at once says in ``opt={"at_once": …}`` how, and is asked first. The same check stands before it as
 before the handler. Whatever is out of the ordinary goes to litestar as if nothing had been tried: what is refused, or
 not in memory, other methods, pages of other origins (CORS).
+
+A request may be in no event loop yet (`eager`): who waits for anything here awaits `the_loop` before.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from imaging_ai.errors import ImagingAiError
+from imaging_ai.serve.eager import the_loop
 from imaging_ai.serve.guards import Check
 from imaging_ai.serve.problem import respond
 
@@ -38,13 +41,14 @@ def answer_ahead(app: Litestar, check: Check) -> None:
         for handler in route.route_handlers
         if "at_once" in handler.opt
     ]
-    if lanes:
-        app.asgi_handler = _ahead(app.asgi_handler, lanes, check)
+    app.asgi_handler = _ahead(app.asgi_handler, lanes, check)
 
 
 def _ahead(app: ASGIApp, lanes: list[Lane], check: Check) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         found = await _answer(scope, lanes, check) if _is_ordinary(scope) else None
+        if found is None:
+            await the_loop()
         await (found or app)(scope, receive, send)
 
     return answer

@@ -20,6 +20,7 @@ from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.errors import ConfigError
 from imaging_ai.process import die_with_parent, keep_memory
 from imaging_ai.serve.crowd import watch_crowd
+from imaging_ai.serve.eager import begin_where_they_come_in
 from imaging_ai.serve.hearing import heard_out
 
 __all__ = ["serve_http"]
@@ -48,8 +49,8 @@ def serve_http(
     certificate: Path | None = None,
     key: Path | None = None,
     ca_file: Path | None = None,
-) -> None:
     proxies: Collection[IPNetwork] = (),
+) -> None:
     """Serve until SIGTERM or SIGINT. `factory` makes the application, in each of the worker processes.
 
     With `certificate` and `key` (PEM files) it is HTTPS, and HTTP/2 for those who ask (ALPN); with `ca_file` besides
@@ -102,6 +103,7 @@ def _load(factory: Callable[[], Litestar], parent: int, port: int, proxies: Coll
         wanted = _FILES_AT_LEAST if hard == resource.RLIM_INFINITY else min(_FILES_AT_LEAST, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     watch_crowd(port, _ENOUGH_CONNECTIONS, proxies)
+    begin_where_they_come_in()
     return heard_out(factory())
 
 

@@ -91,7 +91,8 @@ def _check_origin(socket: AnySocket) -> None:
     cors = socket.app.cors_config
     if not origin or (cors is not None and cors.is_origin_allowed(origin)):
         return
-    if urlsplit(origin).netloc.lower() != socket.headers.get("host", "").lower():
+    ours = {socket.headers.get("host", "").lower(), urlsplit(socket.app.state.get("public_url", "")).netloc.lower()}
+    if urlsplit(origin).netloc.lower() not in ours:
         raise PermissionDeniedException("pages of this origin may not open connections here")
 
 

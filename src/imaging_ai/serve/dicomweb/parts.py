@@ -8,6 +8,7 @@ from pathlib import Path
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.describer import Describer
 from imaging_ai.archive.usage import DailyUse
+from imaging_ai.audit.refusals import RefusalLog
 from imaging_ai.catalog import Catalog
 from imaging_ai.db.engine import Database
 from imaging_ai.queue.broker import Doorbell
@@ -51,4 +52,5 @@ class Parts:
     ae_title: str = "IMAGINGAI"  # the station that performs our work items
     notifier: Notifier | None = None  # hands events of work items on; None: one that looks every second
     use: DailyUse | None = None  # who stored how much today
+    refusals: RefusalLog | None = None  # where it is written down whose share of today was stored
     spool_folder: Path | None = None  # for bulk data that comes before its instance is made; None: the system's

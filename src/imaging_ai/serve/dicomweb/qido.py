@@ -24,6 +24,7 @@ from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.qido_request import query_of
 from imaging_ai.serve.dicomweb.wire import Part, Whole, base_url, multipart, sent_as, uid, warning, whole
+from imaging_ai.serve.eager import the_loop
 
 __all__ = ["qido_handlers"]
 
@@ -68,6 +69,7 @@ def qido_handlers(parts: Parts) -> list[BaseRouteHandler]:
             parts.accesses.note(request, *_AUDITED[level], within[-1][1] if within else "")
             if search.is_prompt(prepared):
                 return sent_as(request, found(request, prepared, media_type))
+            await the_loop()
             return sent_as(request, await sync_to_thread(found, request, prepared, media_type))
 
         async def at_once(request: AnyRequest, **place: str) -> ASGIApp | None:

@@ -16,6 +16,7 @@ import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import BaseRouteHandler
 from litestar.response import Stream
+from litestar.types import ASGIApp
 
 from imaging_ai import __version__
 from imaging_ai.core.instance import StoredInstance
@@ -34,7 +35,7 @@ from imaging_ai.serve.dicomweb.rendered_offers import (
 from imaging_ai.serve.dicomweb.rendered_place import Place, paths
 from imaging_ai.serve.dicomweb.rendered_work import Rendering
 from imaging_ai.serve.dicomweb.thumbnail import thumbnail_handlers
-from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified, stream
+from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified, sent_as, stream
 from imaging_ai.serve.problem import MEDIA_TYPE
 
 __all__ = ["Answering", "rendered_handlers"]
@@ -50,14 +51,34 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
     """Return the handlers of these transactions."""
     rendering = Rendering(parts)
 
-    @get(paths("rendered"), opt={"needs": "read"}, name="retrieve-rendered")
+    async def at_once(request: AnyRequest, **named: str) -> ASGIApp | None:
+        place, wish = Place.of(named), rendered_query.wish(request)
+        response = await _one_image(rendering, request, place, wish)
+        if response is None:
+            return None
+        parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
+        return sent_as(request, response)
+
+    @get(paths("rendered"), opt={"needs": "read", "at_once": at_once}, name="retrieve-rendered")
     async def retrieve_rendered(request: AnyRequest) -> Response[Any]:
-        place, wish = Place.of(request), rendered_query.wish(request)
+        place, wish = Place.of(request.path_params), rendered_query.wish(request)
         response = await _retrieve(rendering, request, place, wish)
         parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
         return response
 
     return [retrieve_rendered, *thumbnail_handlers(parts, rendering)]
+
+
+async def _one_image(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> Response[bytes] | None:
+    """Answer with one image; None if it is something else that is asked for."""
+    if place.series is None or place.instance is None:
+        return None
+    stored, source = await rendering.find(place.study, place.series, place.instance)
+    place.check_frames(source)
+    if len(place.frames or range(source.frame_count)) != 1:
+        return None
+    response = await Answering(rendering, request, wish).image(stored, source, place.frames, accepted(request))
+    return None if isinstance(response, Stream) else response
 
 
 async def _retrieve(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> Response[Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from litestar import Request
+from typing import Literal
 
 from imaging_ai.archive.retrieve import Retriever
 from imaging_ai.core.instance import StoredInstance
@@ -29,9 +28,8 @@ class Place:
     frames: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, request: Request[Any, Any, Any]) -> Place:
-        """Read the path of a request. Raises `BadParameterError` if a UID or the frames are malformed."""
-        found = request.path_params
+    def of(cls, found: Mapping[str, str]) -> Place:
+        """Read the parameters of a path. Raises `BadParameterError` if a UID or the frames are malformed."""
         study, series, instance = (
             uid(found[name], name) if name in found else None for name in ("study", "series", "instance")
         )

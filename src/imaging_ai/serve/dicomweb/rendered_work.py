@@ -33,6 +33,7 @@ from imaging_ai.render.wish import Picture, Wish
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.recent import Recent
+from imaging_ai.serve.eager import the_loop
 
 __all__ = ["Rendering"]
 
@@ -62,6 +63,7 @@ class Rendering:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in a thread of its kind."""
+        await the_loop()
         self._busy += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -47,7 +47,7 @@ def stow_handlers(parts: Parts) -> list[BaseRouteHandler]:
         body = Body(request, idle_seconds=parts.limits.idle_seconds, most_bytes=parts.limits.request_bytes)
         try:
             if parts.use is not None:
-                await to_thread.run_sync(_check_share, parts.use, parts.limits.day_bytes, actor(request))
+                await to_thread.run_sync(_check_share, parts, parts.use, actor(request), origin(request))
             return await _store(parts, request, body, None if study is None else uid(study, "study"))
         except InputError:
             await body.drain()
@@ -56,10 +56,13 @@ def stow_handlers(parts: Parts) -> list[BaseRouteHandler]:
     return [store_instances]
 
 
-def _check_share(use: DailyUse, day_bytes: int, principal: str) -> None:
+def _check_share(parts: Parts, use: DailyUse, principal: str, address: str) -> None:
     """Refuse a principal that has stored its share of today."""
-    if principal and use.of(principal) >= day_bytes:
-        _log.warning("STOW from %s refused: its share of today is stored", principal)
+    if principal and use.of(principal) >= parts.limits.day_bytes:
+        if parts.refusals is not None:
+            parts.refusals.note(
+                OverLimit.code, address, principal, "begin-transferring-instances", "request", proved=True
+            )
         raise OverLimit("the share of today is stored; go on tomorrow", use.seconds_left())
 
 

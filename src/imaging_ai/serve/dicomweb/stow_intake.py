@@ -272,7 +272,7 @@ class Intake:
 
     def _leave(self) -> None:
         """Tell the rest of the house that this request is over, as at the end of an association."""
-        if not self._visit.series:
+        if not self._visit.series and not self._visit.refused:
             return
         try:
             self._archive.leave(self._visit)

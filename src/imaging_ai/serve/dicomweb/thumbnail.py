@@ -47,7 +47,7 @@ def thumbnail_handlers(parts: Parts, rendering: Rendering) -> list[BaseRouteHand
 
 
 def _retrieve(parts: Parts, rendering: Rendering, request: AnyRequest) -> Response[bytes]:
-    place, wish = Place.of(request), thumbnail_wish(request)
+    place, wish = Place.of(request.path_params), thumbnail_wish(request)
     media_type = choose(request, IMAGES)
     candidates = list(_candidates(place.stored(rendering.retriever)))
     wish = replace(wish, viewport=wish.viewport or Viewport(_SIZE, _SIZE))

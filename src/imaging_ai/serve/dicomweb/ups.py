@@ -29,7 +29,7 @@ from imaging_ai.queue.workitem_match import parse_key
 from imaging_ai.queue.workitem_runs import RunRequest, run_request
 from imaging_ai.queue.workitem_views import Views, find
 from imaging_ai.queue.workitem_watch import Watch
-from imaging_ai.queue.workitems import Conflict, Who, WorkItems
+from imaging_ai.queue.workitems import UID_MISSING, Conflict, Who, WorkItems
 from imaging_ai.serve.access import actor, origin
 from imaging_ai.serve.dicomweb.events import connection_handler
 from imaging_ai.serve.dicomweb.parts import Parts
@@ -87,6 +87,13 @@ def _conflict(_request: AnyRequest, error: Exception) -> Response[Problem]:
 
 
 _CONFLICTS: ExceptionHandlersMap = {Conflict: _conflict}
+
+
+class _NoTransaction(Conflict):
+    """Raised for a change of state that is none in any state (PS3.18 Table 11.7.3-1)."""
+
+    code = "bad-input"
+    http_status = 400
 
 
 def _who(request: AnyRequest) -> Who:
@@ -171,7 +178,7 @@ def _state_handlers(service: _Service) -> list[BaseRouteHandler]:
             uid(transaction, "TransactionUID")
         else:
             await to_thread.run_sync(_must_exist, service, name)
-            raise Conflict("the change of state needs a Transaction UID (0008,1195)", "The Transaction UID is missing.")
+            raise _NoTransaction("the change of state needs a Transaction UID (0008,1195)", UID_MISSING)
         text = await to_thread.run_sync(service.items.change_state, name, JobState(state), transaction, _who(request))
         return _done(text)
 

@@ -5,6 +5,7 @@ Answers to conditional requests and compression are here too (PS3.18 8.4, 8.7; R
 
 from __future__ import annotations
 
+import ctypes
 import re
 import secrets
 import threading
@@ -16,7 +17,7 @@ from hashlib import blake2b
 from io import BytesIO
 from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from litestar import Request, Response
 from litestar.background_tasks import BackgroundTask
@@ -57,6 +58,10 @@ ALWAYS: Mapping[str, str] = MappingProxyType(
     {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
 )
 _ALWAYS = tuple((name.lower().encode(), value.encode()) for name, value in ALWAYS.items())
+
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _WORTH_COMPRESSING = 1_024
@@ -298,19 +303,25 @@ def parts_end(boundary: str) -> bytes:
 
 def filled(fill: Fill, ranges: Sequence[tuple[int, int]], head: bytes, tail: bytes) -> bytes | None:
     """Return bytes whose middle is read right to where it is sent from; None if it is empty, or not in memory."""
-    body, position = BytesIO(), len(head)
-    length = sum(size for _, size in ranges)
+    position, length = len(head), sum(size for _, size in ranges)
     if not length:
         return None
-    body.write(head)
-    body.seek(position + length - 1)
-    body.write(b"\0" + tail)
+    body = BytesIO(_room(position + length + len(tail)))
     with body.getbuffer() as view:
+        view[:position], view[position + length :] = head, tail
         for start, size in ranges:
             if not fill(start, view[position : position + size]):
                 return None
             position += size
     return body.getvalue()
+
+
+def _room(size: int) -> bytes:
+    """Return bytes that nobody has written yet: to fill half a megabyte with zeros takes as long as to read it.
+
+    A `BytesIO` that is the only one to hold them writes into them (PyBytes_FromStringAndSize of NULL is made for this).
+    """
+    return cast("bytes", _new_bytes(None, size))
 
 
 def _pieces(parts: Iterator[Part], boundary: str) -> Iterator[bytes]:
