@@ -135,7 +135,7 @@ def _frame(ds: Dataset, index: int, groups: tuple[Dataset, ...]) -> Frame:
         position=position,
         orientation=orientation,
         pixel_spacing=(float(spacing[0]), float(spacing[1])),
-        thickness=positive(measures, "SpacingBetweenSlices") or positive(measures, "SliceThickness"),
+        thickness=positive(measures, "SliceThickness") or positive(measures, "SpacingBetweenSlices"),
         slope=slope,
         intercept=intercept,
         localizer="LOCALIZER" in (ds.get("ImageType") or ()),

@@ -177,7 +177,9 @@ def test_copies_of_a_slice_are_one_slice(truth: NDArray[np.float32]) -> None:
 
 
 def test_a_single_slice_is_as_thick_as_it_says(truth: NDArray[np.float32]) -> None:
-    volume = read_volume(phantoms.series(truth[:1], spacing=(4.0, 1.0, 1.0)))
+    (ds,) = phantoms.series(truth[:1], spacing=(4.0, 1.0, 1.0))
+    ds.SpacingBetweenSlices = 20.0  # to where the next would lie
+    volume = read_volume([ds])
     assert volume.grid.spacing == pytest.approx((4.0, 1.0, 1.0))
 
 
