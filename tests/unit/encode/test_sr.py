@@ -52,6 +52,15 @@ def test_a_finding_that_is_absent_is_said_to_be_absent(objects: dict[str, Encode
     assert group.finding_type.value == "52988006"
 
 
+def test_a_finding_without_a_segment_and_without_measurements_is_said_to_be_present(volume: Volume) -> None:
+    (found,) = encoded.findings(volume.grid.shape, found=1, absent=0)
+    objects = encoded.encode(volume, [replace(found, measurements=())], kinds=("SR",))
+    check(objects["SR"], volume)
+    (group,) = report(objects).content.get_image_measurement_groups()
+    (evaluation,) = group.get_qualitative_evaluations(name=codes.DCM.PresenceOfProperty)
+    assert evaluation.value == codes.SCT.Present
+
+
 def test_nothing_found_is_a_valid_report_without_a_seg(volume: Volume) -> None:
     objects = encoded.encode(volume, encoded.findings(volume.grid.shape, found=0, absent=2))
     assert list(objects) == ["SR"]
