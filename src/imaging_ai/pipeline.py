@@ -57,14 +57,18 @@ class Pipeline:
         self._analyst = analyst
         self._shadows = Shadows(archive, ledger)
 
-    def run(self, job_id: int, attempt: int, report: Report) -> None:
-        """Run one attempt of a job to the commit that ends it; raise when there is nothing to keep."""
+    def run(self, job_id: int, attempt: int, report: Report) -> float | None:
+        """Run one attempt of a job to the commit that ends it; raise when there is nothing to keep.
+
+        What is returned is the share of the memory for jobs that it took, where that was measured.
+        """
         job = self._ledger.get(job_id)
         answer = self._analyse(job, report)
         report(95, Stage.REGISTER)
         self._register(job, attempt, answer)
         if answer.refused is None:
             self._shadows.note(job, [one.data for one in answer.objects])
+        return answer.share
 
     def repeat(self, job_id: int, report: Report) -> Agreement:
         """Run a completed job again with the bundle that it is pinned to, and say whether it answers the same.

@@ -20,7 +20,7 @@ _PATIENCE = 60.0
 
 
 def runners_of(worker: Process) -> list[psutil.Process]:
-    """The runner processes of a worker."""
+    """The runner processes of a worker, and the zygote of their models' processes."""
     try:
         return psutil.Process(worker.pid).children()
     except psutil.NoSuchProcess:
@@ -82,7 +82,7 @@ class Killer:
         victim = rng.choices(("runner", "worker", "both"), (4, 4, 2))[0]
         runners = runners_of(self._server.processes["work"])
         if victim == "runner" and runners:
-            runners[0].kill()
+            rng.choice(runners).kill()
         else:
             victim = "worker" if victim == "runner" else victim
             if victim == "both":

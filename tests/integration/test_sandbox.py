@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import intruder
@@ -17,6 +18,7 @@ import phantoms
 from imaging_ai import config, wiring
 from imaging_ai.core.job import Failure, Job, JobState
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.sandbox.forked import Zygote
 from imaging_ai.worker.child import Interrupt, Runner
 from imaging_ai.worker.messages import PipelineSpec
 from ledgers import claim, schedule
@@ -78,7 +80,8 @@ class Site:
         self._make_hostile(models / "hostile", targets | {"socket": str(folder / "socket")})
         phantoms.threshold_bundle(models / "threshold")
         self.catalog = wiring.make_catalog(self.settings)
-        self.runner = Runner(PipelineSpec("imaging_ai.wiring:make_pipeline", self.settings))
+        self.zygote = Zygote()
+        self.runner = Runner(PipelineSpec("imaging_ai.wiring:make_pipeline", self.settings), self.zygote)
 
     def _make_hostile(self, bundle: Path, targets: dict[str, str]) -> None:
         phantoms.threshold_bundle(bundle)
@@ -120,10 +123,10 @@ class Site:
             self.ledger.fail(job.id, job.attempt, replace(end, permanent=True))  # no second attempt here
         return self.ledger.get(job.id), end
 
-    def model_process(self) -> int:
-        """The process that the runner has started for its models."""
-        (pid,) = Path(f"/proc/{self.runner.pid}/task/{self.runner.pid}/children").read_text().split()
-        return int(pid)
+    def model_processes(self) -> set[int]:
+        """The processes that run models: each has a guardian, which the zygote has forked."""
+        guardians = psutil.Process(self.zygote.pid).children()
+        return {process.pid for guardian in guardians for process in guardian.children()}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +134,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made = Site(tmp_path_factory.mktemp("site"))
     yield made
     made.runner.kill()
+    made.zygote.end()
     made.archive.close()
     made.database.dispose()
 
@@ -141,13 +145,15 @@ def test_a_bundle_that_was_changed_since_is_refused_and_says_so(site: Site) -> N
     assert "the job wants 000000000000: its files were changed" in end.reason
 
 
-def test_a_model_s_own_code_does_not_run_where_another_model_has_run(site: Site) -> None:
+def test_no_model_runs_where_another_has_run_and_each_stays_warm(site: Site) -> None:
     assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
-    before = site.model_process()
-    assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
-    assert site.model_process() == before, "it stays warm"
+    before = site.model_processes()
     assert site.run(NOTHING)[0].state is JobState.COMPLETED
-    assert site.model_process() != before
+    both = site.model_processes()
+    assert len(both - before) == 1
+    for model in ("threshold", "hostile"):
+        assert site.run(NOTHING, model)[0].state is JobState.COMPLETED
+    assert site.model_processes() == both
 
 
 def test_a_model_s_own_code_can_do_nothing_but_answer(site: Site) -> None:
@@ -163,20 +169,20 @@ def test_a_model_s_own_code_can_do_nothing_but_answer(site: Site) -> None:
     [(CRASH, "model-process-died", "SIGSEGV"), (EAT, "model-out-of-memory", "grew to")],
 )
 def test_a_model_that_crashes_or_grows_costs_one_attempt(site: Site, wish: float, code: str, said: str) -> None:
-    if not site.runner.alive:
-        site.runner.start()
-    before = site.model_process()
+    site.run(NOTHING)
+    before, zygote = site.model_processes(), site.zygote.pid
     _, end = site.run(wish)
     assert isinstance(end, Failure)
     assert (end.code, end.permanent) == (code, False), end.reason
     assert said in end.reason
     assert site.run(NOTHING)[0].state is JobState.COMPLETED
-    assert site.model_process() != before
+    assert not before & site.model_processes()
+    assert site.zygote.pid == zygote, "what was loaded is loaded still"
 
 
 def test_a_model_that_hangs_ends_with_its_runner(site: Site) -> None:
     site.run(NOTHING)
-    model = site.model_process()
+    assert site.model_processes()
     _, end = site.run(HANG, seconds=1.0)
     assert end is Interrupt.CANCELLED
-    wait_until(lambda: not Path(f"/proc/{model}").exists())
+    wait_until(lambda: not site.model_processes())

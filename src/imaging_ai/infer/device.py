@@ -8,7 +8,7 @@ import torch
 
 from imaging_ai.errors import ConfigError
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "gpu_memory"]
 
 
 def choose_device(wanted: str = "auto", *, threads: int = 0) -> torch.device:
@@ -37,3 +37,16 @@ def choose_device(wanted: str = "auto", *, threads: int = 0) -> torch.device:
     if device.type == "cuda":  # the same kernels every time, so that the same image gives the same bytes
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return device
+
+
+def gpu_memory(device: torch.device) -> tuple[int, int, int]:
+    """Return the bytes of a GPU that this process holds, the most since it was asked last, and how many there are.
+
+    What it does not use it gives back. All are 0 on a CPU.
+    """
+    if device.type != "cuda":
+        return 0, 0, 0
+    most = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_reserved(device), most, torch.cuda.get_device_properties(device).total_memory

@@ -18,7 +18,7 @@ import msgspec
 from imaging_ai.process import die_with_parent
 from imaging_ai.sandbox import landlock, namespaces, seccomp
 
-__all__ = ["ENVIRONMENT", "Mode", "Walls", "Within", "confine", "environment", "python_folders"]
+__all__ = ["ENVIRONMENT", "Mode", "Walls", "Within", "confine", "environment", "homes", "python_folders"]
 
 Mode = Literal["strict", "best", "off"]
 
@@ -56,12 +56,12 @@ class Within(msgspec.Struct, frozen=True):
     """
 
     mode: Mode
-    parent: int
     read: tuple[str, ...]
     scratch: str
     scratch_bytes: int
     memory_bytes: int
     gpu: bool
+    parent: int = 0
 
 
 class Walls(msgspec.Struct, frozen=True):
@@ -134,8 +134,12 @@ def _close_files(within: Within, keep: Iterable[Path]) -> None:
 def environment(scratch: Path) -> dict[str, str]:
     """Return the environment of a model's process: what steers libraries, and homes that lead nowhere else."""
     passed = {name: value for name, value in os.environ.items() if name.startswith(tuple(_PASSED))}
-    home = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(scratch))
-    return {**ENVIRONMENT, **passed, **home, "USER": "model", "LOGNAME": "model", "CUDA_CACHE_DISABLE": "1"}
+    return {**ENVIRONMENT, **passed, **homes(scratch), "USER": "model", "LOGNAME": "model", "CUDA_CACHE_DISABLE": "1"}
+
+
+def homes(scratch: Path) -> dict[str, str]:
+    """Return the part of the environment that says where to write."""
+    return dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR"), str(scratch))
 
 
 def python_folders(package: Path) -> tuple[str, ...]:

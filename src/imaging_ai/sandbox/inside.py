@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from imaging_ai.analysis import Analysis, analyse, refusal
@@ -9,22 +10,35 @@ from imaging_ai.catalog import ModelEntry
 from imaging_ai.core.finding import Finding
 from imaging_ai.encode import Predecessor
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.device import choose_device
+from imaging_ai.infer.bundle import load_bundle
+from imaging_ai.infer.device import choose_device, gpu_memory
 from imaging_ai.infer.fitting import features_of
-from imaging_ai.infer.registry import Registry
+from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.selftest import try_out
 from imaging_ai.sandbox.messages import Answer, Checked, Found, Made, Order, Report, Series, Spec
 
 __all__ = ["Inside"]
 
 
+logger = logging.getLogger(__name__)
+
+
 class Inside:
-    """The models of this process. Who confines a process has it in there; nothing here verifies a bundle."""
+    """The model of this process, which stays loaded. Who confines a process has it in there; nothing here verifies."""
 
     def __init__(self, spec: Spec) -> None:
-        device = choose_device(spec.device, threads=spec.threads)
-        self.device = device.type
-        self._models = Registry(device, spec.memory_budget, allow_scripts=spec.allow_scripts)
+        self._device = choose_device(spec.device, threads=spec.threads)
+        self._allow_scripts = spec.allow_scripts
+        self._model: LoadedModel | None = None
+
+    @property
+    def device(self) -> str:
+        """The type of the device on which it runs."""
+        return self._device.type
+
+    def on_gpu(self) -> tuple[int, int, int]:
+        """Return the bytes of a GPU that are held, the most since this was asked last, and how many there are."""
+        return gpu_memory(self._device)
 
     def analyse(self, entry: ModelEntry, _digest: str, series: Series, order: Order, report: Report) -> Answer:
         """Run a model on the files of one series, or of one for each of its inputs.
@@ -34,7 +48,7 @@ class Inside:
         SeriesRefused, ModelFailed, ModelOutOfMemory, BundleInvalid, ResultInvalid
             If there is no result to be had.
         """
-        model = self._models.get(entry)
+        model = self._loaded(entry)
         series = {name: list(files) for name, files in series.items()}
         try:
             analysis = analyse(
@@ -64,7 +78,7 @@ class Inside:
             As the model does.
         """
         began = time.perf_counter()
-        model = self._models.get(entry)
+        model = self._loaded(entry)
         loaded = Checked(str(model.device), model.nbytes, time.perf_counter() - began)
         if not trial:
             return loaded
@@ -87,8 +101,16 @@ class Inside:
         BundleInvalid, ModelFailed, ModelOutOfMemory, SeriesRefused
             As the model does.
         """
-        layer, found = features_of(self._models.get(entry), series, layer)
+        layer, found = features_of(self._loaded(entry), series, layer)
         return layer, tuple(map(float, found))
+
+    def _loaded(self, entry: ModelEntry) -> LoadedModel:
+        if self._model is None or self._model.entry.digest != entry.digest:
+            began, self._model = time.perf_counter(), None
+            self._model = load_bundle(entry, self._device, allow_scripts=self._allow_scripts)
+            size, seconds = self._model.nbytes >> 20, time.perf_counter() - began
+            logger.info("loaded model %s digest %s: %d MB in %.1f s", entry.name, entry.digest[:12], size, seconds)
+        return self._model
 
 
 def _answer(analysis: Analysis) -> Answer:

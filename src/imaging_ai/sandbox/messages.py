@@ -117,13 +117,17 @@ class Made:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What a model made of a series. `refused` says why it was not read; the only object is then the report of that."""
+    """What a model made of a series. `refused` says why it was not read; the only object is then the report of that.
+
+    `share` is the part of the memory for jobs, of this machine or of its GPU, that it took; None where not measured.
+    """
 
     findings: tuple[Found, ...]
     objects: tuple[Made, ...]
     provenance: dict[str, object]
     evaluations: tuple[Evaluation, ...] = ()
     refused: Failure | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +224,20 @@ class Said(msgspec.Struct, frozen=True, tag=True):
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):
-    """It has ended well; the bytes of each object follow, in their order."""
+    """It has ended well; the bytes of each object follow, in their order, so many of each.
+
+    `on_gpu` says of a GPU's memory, in bytes, what the process holds, the most that it held, and how much there is.
+    """
 
     findings: tuple[Found, ...] = ()
     kinds: tuple[ResultKind, ...] = ()
+    lengths: tuple[int, ...] = ()
     provenance: dict[str, object] = {}
     evaluations: tuple[Evaluation, ...] = ()
     refused: Failure | None = None
     checked: Checked | None = None
     features: tuple[str, tuple[float, ...]] | None = None
+    on_gpu: tuple[int, int, int] = (0, 0, 0)
 
 
 FromModel = Ready | Progress | Said | Failed | Answered

@@ -6,19 +6,27 @@ import logging
 import re
 import signal
 import socket
-import subprocess
 import sys
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import msgspec
 
 from imaging_ai import errors
-from imaging_ai.errors import ImagingAiError, InternalError, ModelOutOfMemory, ModelProcessDied, SeriesRefused
-from imaging_ai.sandbox.confine import Within, environment
+from imaging_ai.errors import (
+    ImagingAiError,
+    InternalError,
+    ModelOutOfMemory,
+    ModelProcessDied,
+    SeriesRefused,
+    StorageUnavailable,
+)
+from imaging_ai.sandbox.confine import Within
+from imaging_ai.sandbox.forked import Forked, Zygote
+from imaging_ai.sandbox.guardian import Held, Over
 from imaging_ai.sandbox.messages import Answered, Begin, Failed, FromModel, Progress, Ready, Report, Said, ToModel
-from imaging_ai.sandbox.snapshot import Home
-from imaging_ai.sandbox.watch import Watch
+from imaging_ai.sandbox.spool import received
 
 __all__ = ["Running"]
 
@@ -31,28 +39,18 @@ _MOST_RECORDS, _LONGEST_RECORD, _LONGEST_REASON = 1000, 4000, 1000
 _MOST_PROGRESS = 10_000
 #: What a record of ours may be from, and what a code is: names of loggers stay for ever, and codes count in metrics.
 _LOGGER, _CODE = re.compile(r"imaging_ai(\.[a-z0-9_]{1,40}){1,4}"), re.compile(r"[a-z0-9-]{1,64}")
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from imaging_ai.sandbox.child import main; main(int(sys.argv[1]))"
 
 
 class Running:
-    """A process that was started, until `end`. The kernel kills it when the thread that made this ends."""
+    """A process that was forked, until `end`. Large objects that it makes go to files without a name in `spool`."""
 
-    def __init__(self, within: Within, begin: Begin, home: Home) -> None:
+    def __init__(self, zygote: Zygote, within: Within, begin: Begin, spool: Path) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-IB", "-c", _BOOT, str(theirs.fileno()), *sys.path],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if within.mode == "off" else subprocess.DEVNULL,
-                env=environment(home.scratch),
-                cwd=home.scratch,
-                start_new_session=True,
-            )
         self._connection: Connection[object, object] = Connection(ours.detach())
-        self._watch = Watch(self._process, within.memory_bytes)
+        with theirs:
+            self._process = Forked(zygote, theirs, within.memory_bytes)
         self._largest_answer = within.memory_bytes or sys.maxsize
+        self._spool = spool
         self._records = 0
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[FromModel] = msgspec.msgpack.Decoder(FromModel)
@@ -62,12 +60,16 @@ class Running:
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._process.poll() is None
+        return self._process.alive
 
     @property
-    def pid(self) -> int:
-        """The process id."""
+    def pid(self) -> int | None:
+        """The process id, once it has begun."""
         return self._process.pid
+
+    def held(self) -> Held:
+        """Return the bytes that it holds by itself, and the most that it held since this was asked last."""
+        return self._process.held()
 
     def tell(self, message: Within | ToModel, descriptor: int | None = None) -> None:
         """Send a message, and a descriptor after it.
@@ -80,11 +82,11 @@ class Running:
         try:
             self._connection.send_bytes(self._encoder.encode(message))
             if descriptor is not None:
-                reduction.send_handle(self._connection, descriptor, self.pid)
+                reduction.send_handle(self._connection, descriptor, 0)  # of whom is for Windows to know
         except OSError as error:
             raise self._death() from error
 
-    def hear(self, report: Report) -> tuple[Ready | Answered, list[bytes]]:
+    def hear(self, report: Report) -> tuple[Ready | Answered, list[bytes | memoryview]]:
         """Wait for what the process answers, with the bytes of the objects that it made; pass on the rest.
 
         Raises
@@ -103,7 +105,7 @@ class Running:
                     raise self._nonsense()
                 self._pass_on(message, report)
             if isinstance(message, Answered):
-                return message, self._parts(len(message.kinds))
+                return message, self._parts(message)
             if message.failed is not None:
                 self.end()
                 raise _raised(message.failed)
@@ -120,21 +122,21 @@ class Running:
 
     def end(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._watch.stop()
+        self._process.end()
         self._connection.close()
 
     def _next(self, longest: int) -> bytes:
         return self._connection.recv_bytes(longest)
 
-    def _parts(self, count: int) -> list[bytes]:
-        parts: list[bytes] = []
-        room = self._largest_answer
-        for _ in range(count):
-            parts.append(self._next(room))
-            room -= len(parts[-1])
-        return parts
+    def _parts(self, answered: Answered) -> list[bytes | memoryview]:
+        lengths = answered.lengths
+        if len(lengths) != len(answered.kinds) or min(lengths, default=0) < 0 or sum(lengths) > self._largest_answer:
+            raise self._nonsense()
+        try:
+            return [received(self._connection.fileno(), length, self._spool) for length in lengths]
+        except StorageUnavailable:
+            self.end()  # the rest of it would be taken for the answer to the next
+            raise
 
     def _pass_on(self, message: Progress | Said, report: Report) -> None:
         if isinstance(message, Progress):
@@ -150,15 +152,16 @@ class Running:
         return ModelProcessDied("the process that ran the model said what cannot be understood, and was ended")
 
     def _death(self) -> ImagingAiError:
-        try:
-            code = self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
+        over = self._process.wait(5.0)
+        if over is None:
             return self._nonsense()  # it closed the socket, or said more than it may, and lives on
         self.end()
-        if self._watch.reason:
-            return ModelOutOfMemory(self._watch.reason)
-        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return ModelProcessDied(f"the process that ran the model ended {how}")
+        return ModelOutOfMemory(over.reason) if over.reason else ModelProcessDied(_how(over))
+
+
+def _how(over: Over) -> str:
+    how = f"by {signal.Signals(-over.status).name}" if over.status < 0 else f"with exit code {over.status}"
+    return f"the process that ran the model ended {how}"
 
 
 def _raised(failed: Failed) -> ImagingAiError:

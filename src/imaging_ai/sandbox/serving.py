@@ -36,11 +36,12 @@ from imaging_ai.sandbox.messages import (
     ToModel,
 )
 from imaging_ai.sandbox.series import unpack
+from imaging_ai.sandbox.spool import sent
 
 if TYPE_CHECKING:
     from imaging_ai.sandbox.inside import Inside
 
-__all__ = ["serve"]
+__all__ = ["load", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,7 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
     try:
         if within.mode == "strict" and walls.missing:
             raise ConfigError(f'worker.sandbox is "strict", and what it asks for is not all here: {walls.sentence()}')
-        with _without("matplotlib"):  # MONAI loads it where it is, for pictures that nobody draws here
-            from imaging_ai.sandbox.inside import Inside
-
-        inside = Inside(begin.spec)
+        inside = load()(begin.spec)
     except Exception as error:  # noqa: BLE001 - the edge of the process: the other side must learn of it
         mouth.say(Ready(walls, _failed(error)))
         return
@@ -72,6 +70,14 @@ def serve(connection: Connection[object, object], within: Within, walls: Walls) 
             _empty(Path(within.scratch))
     except EOFError:
         return
+
+
+def load() -> type[Inside]:
+    """Load the libraries that models need."""
+    with _without("matplotlib"):  # MONAI loads it where it is, for pictures that nobody draws here
+        from imaging_ai.sandbox.inside import Inside
+
+        return Inside
 
 
 @contextmanager
@@ -104,7 +110,7 @@ class _Mouth:
         with self._lock:
             self._connection.send_bytes(self._encoder.encode(message))
             for part in parts:
-                self._connection.send_bytes(part)
+                sent(self._connection.fileno(), part)
 
 
 class _Relay(logging.Handler):
@@ -155,8 +161,15 @@ def _done(
     if isinstance(message, Learn):
         return Answered(features=inside.features(entry, series, message.layer)), []
     answer = inside.analyse(entry, message.digest, series, message.order, report)
-    kinds = tuple(one.kind for one in answer.objects)
-    said = Answered(answer.findings, kinds, answer.provenance, answer.evaluations, answer.refused)
+    said = Answered(
+        findings=answer.findings,
+        kinds=tuple(one.kind for one in answer.objects),
+        lengths=tuple(len(one.data) for one in answer.objects),
+        provenance=answer.provenance,
+        evaluations=answer.evaluations,
+        refused=answer.refused,
+        on_gpu=inside.on_gpu(),
+    )
     return said, [one.data for one in answer.objects]
 
 

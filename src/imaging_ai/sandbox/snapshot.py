@@ -14,7 +14,7 @@ from imaging_ai.catalog import ModelEntry
 from imaging_ai.catalog.digest import copy_bundle
 from imaging_ai.errors import BundleInvalid
 
-__all__ = ["Home", "has_code", "snapshot"]
+__all__ = ["Home", "snapshot"]
 
 
 def snapshot(entry: ModelEntry, wanted: str, folder: Path) -> Path:
@@ -43,11 +43,6 @@ def snapshot(entry: ModelEntry, wanted: str, folder: Path) -> Path:
             )
         copied.rename(there)
     return there
-
-
-def has_code(bundle: Path) -> bool:
-    """Say whether a bundle brings Python of its own."""
-    return any(bundle.rglob("*.py"))
 
 
 class Home:

@@ -3,53 +3,44 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import threading
 from pathlib import Path
 
 __all__ = ["Watch", "has_gpu", "memory_share"]
 
-_LOOK_EVERY = 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST_THREADS = 4096
-#: Of this machine's memory, or of what its container may have, the part that one model's process may hold.
+#: Of this machine's memory, or of what its container may have, the part that models' processes may hold.
 _SHARE = 0.8
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class Watch:
-    """Ends a process that grows past `memory_bytes`, or to thousands of threads; `reason` then says so."""
+    """What a process was seen to hold, in bytes: `own` is what no other shares with it, `most` the most of all so far.
 
-    def __init__(self, process: subprocess.Popen[bytes], memory_bytes: int) -> None:
-        self.reason = ""
-        self._process = process
-        self._memory_bytes = memory_bytes
-        self._over = threading.Event()
-        threading.Thread(target=self._look, name="watch", daemon=True).start()
+    `limit` 0 means that it may hold whatever it likes. Where there is no ``/proc`` nothing is seen.
+    """
 
-    def stop(self) -> None:
-        """Look no more."""
-        self._over.set()
+    def __init__(self, pid: int, limit: int) -> None:
+        self.own = self.most = 0
+        self._folder = Path(f"/proc/{pid}")
+        self._limit = limit
 
-    def _look(self) -> None:
-        stat = Path(f"/proc/{self._process.pid}/stat")
-        while not self._over.wait(_LOOK_EVERY):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()  # proc_pid_stat(5), from the third on
-            except OSError:
-                return
-            threads, held = int(fields[17]), int(fields[21]) * _PAGE
-            if held > self._memory_bytes > 0:
-                self.reason = f"the process that ran the model grew to {held >> 20} MB"
-            elif threads > _MOST_THREADS:
-                self.reason = f"the process that ran the model started {threads} threads"
-            if self.reason:
-                self._process.kill()
-                return
+    def objection(self) -> str:
+        """Look, and say why the process must end; nothing where it may go on."""
+        try:
+            pages = [int(field) * _PAGE for field in (self._folder / "statm").read_text().split()]  # proc_pid_statm(5)
+            threads = int((self._folder / "stat").read_text().rpartition(")")[2].split()[17])
+        except (OSError, IndexError):
+            return ""
+        held, shared = pages[1], pages[2]
+        self.own, self.most = held - shared, max(held, self.most)
+        if held > self._limit > 0:
+            return f"the process that ran the model grew to {held >> 20} MB"
+        return f"the process that ran the model started {threads} threads" if threads > _MOST_THREADS else ""
 
 
 def memory_share() -> int:
-    """Return the bytes that a model's process may hold where nobody says how many; 0 where that cannot be known."""
+    """Return the bytes that models' processes may hold where nobody says how many; 0 where that cannot be known."""
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * _PAGE
     except (ValueError, OSError):

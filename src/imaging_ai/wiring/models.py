@@ -14,6 +14,7 @@ from imaging_ai.config import Settings
 from imaging_ai.errors import SeriesRefused
 from imaging_ai.install import install
 from imaging_ai.sandbox.client import Sandbox
+from imaging_ai.sandbox.forked import Zygote
 from imaging_ai.sandbox.messages import Checked, Spec
 from imaging_ai.shadow import Shadows
 from imaging_ai.wiring.parts import make_archive, make_catalog, make_current_database, make_ledger
@@ -33,14 +34,15 @@ __all__ = [
 ]
 
 
-def make_sandbox(settings: Settings) -> Sandbox:
-    """Plan the process that runs models, which starts when it is first needed."""
+def make_sandbox(settings: Settings, zygote: Zygote | None = None) -> Sandbox:
+    """Plan the processes that run models, which start when they are needed; `zygote` is that of another process."""
     worker, models = settings.worker, settings.models
     return Sandbox(
         Spec(worker.device, worker.threads, models.memory_mb << 20, models.allow_scripts),
         settings.run_path / "sandbox",
         mode=worker.sandbox,
         memory_bytes=worker.memory_limit_mb << 20,
+        zygote=zygote,
     )
 
 

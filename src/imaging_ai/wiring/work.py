@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from imaging_ai.route.completeness import next_due
 from imaging_ai.route.requested import RequestedRuns
 from imaging_ai.route.router import Router
 from imaging_ai.send.deliveries import Deliveries
+from imaging_ai.send.strays import tell_strays
 from imaging_ai.wiring.audit import make_keeper
 from imaging_ai.wiring.keeping import make_retention
 from imaging_ai.wiring.parts import (
@@ -51,6 +52,7 @@ _PURGE_EVERY, _PURGE_AT_ONCE = 3600.0, 20
 def make_worker(settings: Settings) -> Worker:
     """Build the worker: it routes, delivers, and has a runner run the jobs."""
     from imaging_ai.queue.presence import Presence
+    from imaging_ai.sandbox.forked import Zygote
     from imaging_ai.send.deliverer import Deliverer
     from imaging_ai.worker.inference import Limits
     from imaging_ai.worker.messages import PipelineSpec
@@ -83,6 +85,7 @@ def make_worker(settings: Settings) -> Worker:
         presence,
         Tasks(
             pipeline=PipelineSpec("imaging_ai.wiring:make_pipeline", settings),
+            zygote=Zygote(heard=settings.worker.sandbox == "off"),
             route_due=lambda: router.route_due() + requested.start_due(),
             next_settle=next_settle,
             deliver_next=deliverer.deliver_next,
@@ -93,6 +96,7 @@ def make_worker(settings: Settings) -> Worker:
                 settings.storage.orphan_hours * 3600,
                 make_keeper(settings, database, presence.owner),
                 make_retention(settings, archive, ledger),
+                tuple(make_destinations(settings)),
             ),
         ),
         WorkerOptions(
@@ -115,7 +119,12 @@ def _time_limit(catalog: Catalog, longest: float, job: Job) -> float:
 
 
 def _upkeep(
-    archive: Archive, deliveries: Deliveries, orphan_seconds: float, keeper: Keeper, retention: Retention
+    archive: Archive,
+    deliveries: Deliveries,
+    orphan_seconds: float,
+    keeper: Keeper,
+    retention: Retention,
+    destinations: Collection[str],
 ) -> Callable[[], None]:
     """What a sweep looks after beside jobs: the audit, lost deliveries, files of dead processes, and what is old."""
     recovered_at, purged_at = -_RECOVER_EVERY, -_PURGE_EVERY
@@ -127,6 +136,7 @@ def _upkeep(
         nonlocal recovered_at, purged_at
         keeper.nudge()
         deliveries.sweep()
+        tell_strays(archive.database, destinations)
         if time.monotonic() - recovered_at >= _RECOVER_EVERY:
             recovered_at = time.monotonic()
             archive.recover()
@@ -140,14 +150,18 @@ def _upkeep(
     return upkeep
 
 
-def make_pipeline(settings: Settings) -> Pipeline:
-    """Build the pipeline, in a runner's process, and start the process that will run its models."""
+def make_pipeline(settings: Settings, zygote: int | None = None) -> Pipeline:
+    """Build the pipeline, in a runner's process, and start the process that will run its models.
+
+    `zygote` is the way to that of the worker.
+    """
     from imaging_ai import logs
+    from imaging_ai.sandbox.forked import Zygote
     from imaging_ai.wiring.models import make_sandbox
 
     logs.configure(settings.log.level, settings.log.style)
-    sandbox = make_sandbox(settings)
-    sandbox.start()  # it has much to import, and can do so meanwhile
+    sandbox = make_sandbox(settings, Zygote.of_another(zygote) if zygote is not None else None)
+    sandbox.start()  # it has much to load, and can do so meanwhile
 
     from imaging_ai.pipeline import Pipeline
 

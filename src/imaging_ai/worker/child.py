@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 
 from imaging_ai.core.job import Failure, Job, Stage
 from imaging_ai.errors import ModelOutOfMemory, ModelProcessDied
+from imaging_ai.sandbox.forked import Zygote
 from imaging_ai.worker.messages import Ended, PipelineSpec, Progress, Ready, Report, Start, Task
 
 __all__ = ["RUNNER_DIED", "Interrupt", "Runner"]
@@ -43,12 +44,14 @@ class Runner:
     The kernel kills it when the thread that started it ends, so start it from one that lives as long as it should.
     """
 
-    def __init__(self, spec: PipelineSpec, *, start_timeout: float = 600.0) -> None:
+    def __init__(self, spec: PipelineSpec, zygote: Zygote | None = None, *, start_timeout: float = 600.0) -> None:
         self._spec = spec
+        self._zygote = zygote
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[object, object] | None = None
         self.busy = False
+        self.share: float | None = None
 
     @property
     def alive(self) -> bool:
@@ -65,10 +68,10 @@ class Runner:
         self.kill()
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "imaging_ai.worker.runner", str(theirs.fileno())]
+            given = (theirs.fileno(), *([self._zygote.way().fileno()] if self._zygote else []))
             self._process = subprocess.Popen(  # noqa: S603 - our own program
-                command,
-                pass_fds=(theirs.fileno(),),
+                [sys.executable, "-m", "imaging_ai.worker.runner", *map(str, given)],
+                pass_fds=given,
                 stdin=subprocess.DEVNULL,
                 stdout=2,
             )
@@ -90,8 +93,11 @@ class Runner:
     def run(
         self, job: Job, report: Report, check: Callable[[], Failure | Interrupt | None]
     ) -> Failure | Interrupt | None:
-        """Run a job and return how it ended: None when well. `check` may stop it, and is asked twice a second."""
-        self.busy, stage = True, Stage.QUEUE
+        """Run a job and return how it ended: None when well. `check` may stop it, and is asked twice a second.
+
+        `share` then says which part of the memory for jobs it took, where that is known.
+        """
+        self.busy, self.share, stage = True, None, Stage.QUEUE
 
         def note(percent: int, at: Stage) -> None:
             nonlocal stage
@@ -123,6 +129,7 @@ class Runner:
             if connection.poll(max(0.0, next_check - time.monotonic())):
                 message = connection.recv()
                 if isinstance(message, Ended):
+                    self.share = message.share
                     return message.failure
                 if isinstance(message, Progress):
                     report(message.percent, message.stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 
 from imaging_ai import metrics
 from imaging_ai.core.job import FINAL_STATES, Failure, Job, JobState, Stage
-from imaging_ai.errors import NotFound, UnavailableError
+from imaging_ai.errors import ModelOutOfMemory, NotFound, UnavailableError
 from imaging_ai.logs import bound
 from imaging_ai.queue.ledger import Ledger
+from imaging_ai.sandbox.forked import Zygote
+from imaging_ai.worker.admission import Admission
 from imaging_ai.worker.child import RUNNER_DIED, Interrupt, Runner
 from imaging_ai.worker.failures import Outage
-from imaging_ai.worker.messages import PipelineSpec
+from imaging_ai.worker.messages import PipelineSpec, Report
 
 __all__ = ["Inference", "Limits"]
 
@@ -45,6 +48,7 @@ class Inference:
         queues: Sequence[str],
         spec: PipelineSpec,
         *,
+        zygote: Zygote | None = None,
         warm_up: bool,
         lease_seconds: float,
         limits: Limits,
@@ -59,6 +63,8 @@ class Inference:
         self._ring = ring
         self._on_complete = on_complete
         self._spec = spec
+        self._zygote = zygote
+        self._admission = Admission()
         self._warm_up = warm_up
         self._mine = threading.local()
         self._runners: list[Runner] = []
@@ -101,6 +107,8 @@ class Inference:
         """End the runners."""
         for runner in self._runners:
             runner.kill()
+        if self._zygote is not None:
+            self._zygote.end()
 
     def _stopping(self) -> bool:
         return self._release_at < float("inf")
@@ -108,7 +116,7 @@ class Inference:
     def _runner(self) -> Runner:
         # One for each thread: the kernel kills a runner when the thread that started it ends.
         if not hasattr(self._mine, "runner"):
-            self._mine.runner = Runner(self._spec)
+            self._mine.runner = Runner(self._spec, self._zygote)
             self._runners.append(self._mine.runner)
         runner: Runner = self._mine.runner
         return runner
@@ -132,8 +140,6 @@ class Inference:
 
     def _run(self, runner: Runner, job: Job) -> None:
         self._ring(job.queue)  # there may be more, for others
-        started, limit = time.monotonic(), self._limits.seconds(job)
-        logger.info("attempt %d begins", job.attempt)
         written, written_at = (-1, Stage.QUEUE), 0.0
 
         def report(percent: int, stage: Stage) -> None:
@@ -145,14 +151,27 @@ class Inference:
                 self._ledger.progress(job.id, job.attempt, percent, stage)
 
         try:
-            end = runner.run(job, report, lambda: self._check(job, started, limit))
+            end = self._admit(runner, job, report)
             if self._stopping() and isinstance(end, Failure) and end.code == RUNNER_DIED:
                 end = Interrupt.RELEASED  # it was ended with the worker
             outcome = self._insist(lambda: self._settle(job, end))
         finally:
             del self._running[job.id]
         metrics.JOBS.labels(job.model, outcome).inc()
+
+    def _admit(self, runner: Runner, job: Job, report: Report) -> Failure | Interrupt | None:
+        """Run a job as soon as it fits in beside those that run; only from then on its time counts."""
+        limit = self._limits.seconds(job)
+        with self._admission.admitted(job, lambda: self._check(job, math.inf, limit)) as stopped:
+            if stopped is not None:
+                return stopped
+            logger.info("attempt %d begins", job.attempt)
+            started = time.monotonic()
+            end = runner.run(job, report, lambda: self._check(job, started, limit))
+            too_much = isinstance(end, Failure) and end.code == ModelOutOfMemory.code
+            self._admission.took(job, runner.share, too_much=too_much)
         metrics.JOB_SECONDS.labels(job.model).observe(time.monotonic() - started)
+        return end
 
     def _check(self, job: Job, started: float, limit: float) -> Failure | Interrupt | None:
         now = time.monotonic()

@@ -17,13 +17,19 @@ Report = Callable[[int, Stage], None]
 class Pipeline(Protocol):
     """What runs a job from reading its series to the commit that completes it."""
 
-    def run(self, job_id: int, attempt: int, report: Report) -> None:
-        """Run one attempt; raise when it ends without results."""
+    def run(self, job_id: int, attempt: int, report: Report) -> float | None:
+        """Run one attempt and return the share of the memory for jobs that it took, None where that is not known.
+
+        It raises when it ends without results.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """How a runner makes its pipeline: ``package.module:function``, called with a value that can be pickled."""
+    """How a runner makes its pipeline: ``package.module:function``, called with a value that can be pickled.
+
+    Where the worker has a zygote, it is called with a way to that too.
+    """
 
     factory: str
     argument: object = None
@@ -62,6 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """From the runner: the attempt has ended, well or with a failure."""
+    """From the runner: the attempt has ended, well or with a failure, and took this share of the memory for jobs."""
 
     failure: Failure | None
+    share: float | None = None

@@ -23,6 +23,7 @@ from imaging_ai.queue.embedded import EmbeddedBroker
 from imaging_ai.queue.ledger import Ledger
 from imaging_ai.queue.presence import Presence
 from imaging_ai.queue.workers import Workers
+from imaging_ai.sandbox.forked import Zygote
 from imaging_ai.worker.failures import Outage
 from imaging_ai.worker.inference import Inference, Limits
 from imaging_ai.worker.lane import Lane
@@ -41,12 +42,14 @@ _POLL_REDIS, _POLL_EMBEDDED = 50, 500
 class Tasks:
     """What a worker does, as callables. What is None it does not do.
 
-    `route_due` routes the series that are settled and returns how many jobs it made; `next_settle` tells when the
-    next one settles. `deliver_next` sends one batch and says whether there was one. At each sweep, `on_lost` is called
-    with the owner of each worker that died, and `on_sweep`, for what else needs care, in a thread of its own.
+    `pipeline` runs jobs; processes that run models come from the `zygote` where there is one. `route_due` routes the
+    series that are settled and returns how many jobs it made; `next_settle` tells when the next one settles.
+    `deliver_next` sends one batch and says whether there was one. At each sweep, `on_lost` is called with the owner of
+    each worker that died, and `on_sweep`, for what else needs care, in a thread of its own.
     """
 
     pipeline: PipelineSpec | None = None
+    zygote: Zygote | None = None
     route_due: Callable[[], int] | None = None
     next_settle: Callable[[], float | None] | None = None
     deliver_next: Callable[[], bool] | None = None
@@ -129,6 +132,7 @@ class Worker:
             self._presence.owner,
             queues,
             self._tasks.pipeline,
+            zygote=self._tasks.zygote,
             warm_up=self._options.warm_up,
             lease_seconds=self._options.lease_seconds,
             limits=self._options.limits,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from imaging_ai.errors import ConfigError, InternalError, ModelOutOfMemory, ModelProcessDied, SeriesRefused
-from imaging_ai.sandbox import running
 from imaging_ai.sandbox.client import Sandbox
 from imaging_ai.sandbox.messages import Failed, Spec
 from imaging_ai.sandbox.running import _raised
 from imaging_ai.sandbox.watch import memory_share
+from zygotes import let_live
 
 
 @pytest.fixture
@@ -24,10 +24,6 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
     assert list(tmp_path.iterdir()) == [], "nothing is left of it"
 
 
-def instead(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(running, "_BOOT", f"import os, sys, time; socket = int(sys.argv[1])\n{code}")
-
-
 @pytest.mark.parametrize(
     "said", [b"junk", b"\x93\x01\x02\x03", b"\x81\xa4type\xa5Ready", b"cos\nsystem\n(S'true'\ntR."]
 )
@@ -35,13 +31,13 @@ def test_nonsense_ends_the_process_and_is_never_unpickled(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     message = len(said).to_bytes(4, "big") + said
-    instead(monkeypatch, f"os.write(socket, {message!r}); time.sleep(60)")
+    let_live(monkeypatch, f"os.write(socket, {message!r}); time.sleep(60)")
     with pytest.raises(ModelProcessDied, match="cannot be understood"):
         sandbox.ready()
 
 
 def test_a_process_that_ends_is_told_with_how(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    instead(monkeypatch, "os._exit(3)")
+    let_live(monkeypatch, "os._exit(3)")
     with pytest.raises(ModelProcessDied, match="exit code 3"):
         sandbox.ready()
 
@@ -49,7 +45,7 @@ def test_a_process_that_ends_is_told_with_how(sandbox: Sandbox, monkeypatch: pyt
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looked at by /proc")
 def test_a_process_that_grows_is_ended_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox(Spec(device="cpu"), tmp_path, memory_bytes=100 << 20)
-    instead(monkeypatch, "held = bytearray(os.urandom(1 << 20) * 150); time.sleep(60)")
+    let_live(monkeypatch, "held = bytearray(os.urandom(1 << 20) * 150); time.sleep(60)")
     with pytest.raises(ModelOutOfMemory, match=r"grew to \d+ MB"):
         sandbox.ready()
     sandbox.close()
@@ -57,12 +53,11 @@ def test_a_process_that_grows_is_ended_from_outside(tmp_path: Path, monkeypatch:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="namespaces are of Linux")
 def test_strict_refuses_to_run_where_a_wall_is_missing(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    instead(
+    let_live(
         monkeypatch,
-        "sys.path[:] = sys.argv[2:]\n"
         "from imaging_ai.sandbox import seccomp\n"
-        "from imaging_ai.sandbox.child import main\n"
-        "seccomp.install()  # as where a container's runtime allows no namespace\nmain(socket)",
+        "seccomp.install()  # as where a container's runtime allows no namespace\n"
+        "child.main(socket, guardian)",
     )
     with pytest.raises(ConfigError, match=r'"strict", .* missing: no network \(namespaces\)'):
         sandbox.ready()

@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import subprocess
-import sys
+import socket
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from imaging_ai.core.finding import ResultKind
 from imaging_ai.core.job import Stage
 from imaging_ai.errors import InternalError, ModelFailed, ModelProcessDied
 from imaging_ai.sandbox import running
+from imaging_ai.sandbox.forked import Forked, Zygote
 from imaging_ai.sandbox.messages import Answered, Failed, FromModel, Progress, Said
 from imaging_ai.sandbox.running import Running
+from zygotes import let_live
 
 Told = Callable[..., Running]
 
 
 @pytest.fixture
-def told() -> Iterator[Told]:
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Told]:
     """Make the privileged side of a process that has said something."""
-    opened: list[Connection] = []
-    processes: list[subprocess.Popen[bytes]] = []
+    let_live(monkeypatch, "time.sleep(60)")
+    zygote, opened = Zygote(), list[Connection]()
 
     def say(*messages: FromModel) -> Running:
         ours, theirs = multiprocessing.Pipe()
         opened.extend((ours, theirs))
         made = object.__new__(Running)
-        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-        processes.append(process)
-        made._process, made._connection, made._records = process, ours, 0
-        made._watch = type("Watch", (), {"stop": lambda _self: None, "reason": ""})()
+        nobody, model = socket.socketpair()
+        with nobody, model:
+            made._process = Forked(zygote, model, 0)
+        made._connection, made._records, made._spool = ours, 0, tmp_path
         made._decoder, made._largest_answer = msgspec.msgpack.Decoder(FromModel), 1 << 20
         for message in messages:
             theirs.send_bytes(msgspec.msgpack.encode(message))
         return made
 
     yield say
-    for process in processes:
-        process.kill()
-        process.wait()
+    zygote.end()
     for one in opened:
         one.close()
 
@@ -86,3 +87,15 @@ def test_a_reason_is_a_line_and_a_code_is_a_word(told: Told) -> None:
     for code in ("too many\nwords", "", "x" * 65):
         with pytest.raises(InternalError):
             heard(told(Failed("SeriesRefused", (code, "a reason"))))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "lengths"), [(("SEG",), ()), ((), (1,)), (("SEG",), (-1,)), (("SEG", "SR"), (1 << 19, (1 << 19) + 1))]
+)
+def test_objects_that_are_not_as_many_or_as_long_as_can_be_end_the_process(
+    told: Told, kinds: tuple[ResultKind, ...], lengths: tuple[int, ...]
+) -> None:
+    side = told(Answered(kinds=kinds, lengths=lengths))
+    with pytest.raises(ModelProcessDied, match="cannot be understood"):
+        heard(side)
+    assert not side.alive
