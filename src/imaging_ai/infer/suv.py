@@ -15,7 +15,7 @@ from pydicom.valuerep import DA, DT, TM
 
 from imaging_ai.core.finding import Code
 from imaging_ai.errors import SeriesRefused
-from imaging_ai.infer.numbers import positive
+from imaging_ai.infer.numbers import number, positive
 
 __all__ = ["ACTIVITY", "HOUNSFIELD", "SUV_BODY_WEIGHT", "unit_and_factor"]
 
@@ -47,9 +47,14 @@ def unit_and_factor(headers: Sequence[Dataset]) -> tuple[Code | None, float, str
     first = headers[0]
     modality = first.get("Modality")
     if modality == "CT":
-        return (HOUNSFIELD if _rescale_type(first) in ("", "HU") else None), 1.0, ""
+        if any(_not_rescaled(ds, "RescaleIntercept") for ds in headers):
+            return None, 1.0, "Rescale Intercept is missing: the values are not known to be Hounsfield units"
+        kinds = {str(_rescaling(ds).get("RescaleType") or "HU") for ds in headers}
+        return (HOUNSFIELD if kinds == {"HU"} else None), 1.0, ""
     if modality != "PT":
         return None, 1.0, ""
+    if any(_not_rescaled(ds, "RescaleSlope") for ds in headers):
+        return None, 1.0, "Rescale Slope is missing: the values have no unit"
     units = {str(ds.get("Units") or "") for ds in headers}
     if len(units) > 1:
         raise SeriesRefused("mixed-units", f"Units differ within the series: {', '.join(sorted(units))}")
@@ -70,7 +75,10 @@ def _suv_factor(headers: Sequence[Dataset]) -> tuple[float, str]:
     """Return g/ml per Bq/ml, or 0 and what is missing (never a value: weight and dose are the patient's)."""
     first = headers[0]
     weight = positive(first, "PatientWeight")
-    dose_item = (first.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+    injections = first.get("RadiopharmaceuticalInformationSequence") or [Dataset()]
+    if len(injections) > 1:
+        return 0.0, "several radiopharmaceuticals were given"
+    dose_item = injections[0]
     dose = positive(dose_item, "RadionuclideTotalDose")
     half_life = positive(dose_item, "RadionuclideHalfLife")
     correction = str(first.get("DecayCorrection") or "")
@@ -119,12 +127,17 @@ def _local(start: str, first: Dataset) -> datetime | None:
     return moment.replace(tzinfo=None)
 
 
-def _rescale_type(first: Dataset) -> str:
-    """Return what the rescaled values are, of an enhanced instance as its first frame says it (PS3.3 C.7.6.16.2.9)."""
-    for groups in (first.get("PerFrameFunctionalGroupsSequence"), first.get("SharedFunctionalGroupsSequence")):
+def _rescaling(header: Dataset) -> Dataset:
+    """Return what says how stored values are rescaled: of an enhanced instance its first frame (C.7.6.16.2.9)."""
+    for groups in (header.get("PerFrameFunctionalGroupsSequence"), header.get("SharedFunctionalGroupsSequence")):
         if groups and (rescaled := groups[0].get("PixelValueTransformationSequence")):
-            return str(rescaled[0].get("RescaleType") or "")
-    return str(first.get("RescaleType") or "")
+            return rescaled[0]  # type: ignore[no-any-return]
+    return header
+
+
+def _not_rescaled(header: Dataset, keyword: str) -> bool:
+    """Say whether stored values are all that there is, where the standard wants them rescaled (type 1)."""
+    return number(_rescaling(header), keyword) is None and "ModalityLUTSequence" not in header
 
 
 def _scan_time(headers: Sequence[Dataset]) -> datetime | None:

@@ -18,6 +18,7 @@ def pet(**changes: object) -> list[Dataset]:
     ds = Dataset()
     ds.Modality, ds.Units, ds.DecayCorrection, ds.CorrectedImage = "PT", "BQML", "START", ["ATTN", "DECY"]
     ds.PatientWeight = 80.0
+    ds.RescaleSlope, ds.RescaleIntercept = 1.5, 0
     ds.SeriesDate = ds.AcquisitionDate = "20240102"
     ds.SeriesTime = ds.AcquisitionTime = "120000"
     for keyword, value in changes.items():
@@ -91,6 +92,8 @@ def test_what_suv_needs_and_lacks_is_said_without_its_value(changes: dict[str, o
         ({"Units": "GML", "SUVType": "LBM"}, "g/ml{SUVlbm}"),
         ({"Units": "GML", "SUVType": "BSA"}, None),
         ({"Units": "CNTS"}, None),
+        ({"RescaleSlope": None}, None),
+        ({"Modality": "CT", "RescaleIntercept": None}, None),
         ({"Modality": "CT"}, "[hnsf'U]"),
         ({"Modality": "CT", "RescaleType": "US"}, None),
         ({"Modality": "MR"}, None),
@@ -118,9 +121,18 @@ def test_units_that_differ_within_a_series_are_refused() -> None:
 def test_the_values_of_an_enhanced_ct_are_what_its_frames_say() -> None:
     ds, rescaled, shared = Dataset(), Dataset(), Dataset()
     ds.Modality = "CT"
+    rescaled.RescaleSlope, rescaled.RescaleIntercept = 1, -1024
     shared.PixelValueTransformationSequence = [rescaled]
     ds.SharedFunctionalGroupsSequence = [shared]
     for kind, unit in (("HU", "[hnsf'U]"), ("MGML", None), ("", "[hnsf'U]")):  # MGML: mg/ml, of iodine
         rescaled.RescaleType = kind
         found, _, _ = unit_and_factor([ds])
         assert (found.value if found else None) == unit
+
+
+def test_of_two_radiopharmaceuticals_nobody_knows_which_is_seen() -> None:
+    (ds,) = pet()
+    ds.RadiopharmaceuticalInformationSequence = [*ds.RadiopharmaceuticalInformationSequence] * 2
+    unit, _, note = unit_and_factor([ds])
+    assert unit is not None and unit.value == "Bq/ml"
+    assert note == "SUV is not computed: several radiopharmaceuticals were given"
