@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-__all__ = ["PARENT_VARIABLE", "die_with_parent", "keep_memory", "keep_metrics", "share_metrics"]
+__all__ = ["PARENT_VARIABLE", "die_with_parent", "few_heaps", "keep_memory", "keep_metrics", "share_metrics"]
 
 #: Environment variable that carries the parent's process id to a child that should die with it.
 PARENT_VARIABLE = "IMAGING_AI_PARENT_PID"
@@ -42,14 +42,23 @@ def keep_memory(block: int | None = 8 << 20, total: int = 32 << 20) -> None:
     filling its pages with zeros, takes longer than reading the frame, and a sixth of the time of a network. A `block`
     is at most 32 MB; None keeps those of any size, such as volumes.
     """
-    if not sys.platform.startswith("linux") or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
-        return
-    if block is None:
-        mallopt(_M_MMAP_MAX, 0)
-    else:
-        mallopt(_M_MMAP_THRESHOLD, block)
-    mallopt(_M_TRIM_THRESHOLD, total)
-    mallopt(_M_ARENA_MAX, 2)  # each thread would keep as much again
+    few_heaps()  # each thread would keep as much again
+    _mallopt(*((_M_MMAP_MAX, 0) if block is None else (_M_MMAP_THRESHOLD, block)))
+    _mallopt(_M_TRIM_THRESHOLD, total)
+
+
+def few_heaps(most: int = 2) -> None:
+    """Have the C library make only so many heaps (mallopt(3)).
+
+    By default a thread that would have to wait for a heap is given one, up to eight for each core, and each keeps what
+    was freed in it: of a thread for each connection there remain megabytes that nobody uses.
+    """
+    _mallopt(_M_ARENA_MAX, most)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    if sys.platform.startswith("linux") and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(parameter, value)
 
 
 def share_metrics(folder: Path) -> None:
