@@ -21,6 +21,7 @@ from imaging_ai.errors import ConfigError
 from imaging_ai.process import die_with_parent, keep_memory
 from imaging_ai.serve.crowd import watch_crowd
 from imaging_ai.serve.eager import begin_where_they_come_in
+from imaging_ai.serve.forgetting import forgetful
 from imaging_ai.serve.hearing import heard_out
 
 __all__ = ["serve_http"]
@@ -104,7 +105,7 @@ def _load(factory: Callable[[], Litestar], parent: int, port: int, proxies: Coll
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     watch_crowd(port, _ENOUGH_CONNECTIONS, proxies)
     begin_where_they_come_in()
-    return heard_out(factory())
+    return forgetful(heard_out(factory()))
 
 
 def _is_loopback(host: str) -> bool:
