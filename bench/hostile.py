@@ -18,15 +18,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from e2e.besieged import Besieged, Vitals, WellBehaved, besieged
-from e2e.hostile import Watch
+from e2e.besieged import Besieged, Vitals, besieged
+from e2e.storm import KINDS
+from e2e.watching import Held, Watch, WellBehaved
 
 _MOST_MB, _MOST_TIMES = 50.0, 3.0
 
@@ -38,7 +40,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="imaging-ai-hostile-") as folder,
         besieged(Path(folder), requests=options.requests) as site,
     ):
-        return _measure(site, options)
+        return _cost(site, options) if options.each else _measure(site, options)
 
 
 def _options() -> argparse.Namespace:
@@ -49,9 +51,39 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=12, help="hostile clients, each with an address of its own")
     parser.add_argument("--requests", type=float, default=100.0, help="http.requests_per_second of the server")
     parser.add_argument("--quiet", type=float, default=20.0, help="seconds of quiet before and after")
+    parser.add_argument(
+        "--each", action="store_true", help="so many of each kind, one kind after the other: their cost"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=Path, default=Path(data) / "syntaxes", help="real files to damage")
     return parser.parse_args()
+
+
+def _cost(site: Besieged, options: argparse.Namespace) -> int:
+    """Tell for each kind of input what it costs the server."""
+    files = options.files if options.files.is_dir() else None
+    plan = site.plan(options.inputs, files=files, clients=options.clients, rate=options.rate, seed=options.seed)
+    site.storm(replace(plan, inputs=1_000))
+    print("| input | ms of CPU each, web | receive | all | MB more | answers |\n|---|---|---|---|---|---|")
+    for kind in KINDS:
+        began, held = _seconds(site), site.watch.total()
+        said = site.storm(replace(plan, only=kind))
+        time.sleep(1.0)
+        spent = {role: (now - began[role]) * 1000 / options.inputs for role, now in _seconds(site).items()}
+        more = site.watch.total().own - held.own
+        answers = ", ".join(f"{entry.partition(chr(9))[2]} {count}" for entry, count in said.most_common(4))
+        cells = (f"{one:.2f}" for one in (spent["web"], spent["receive"], sum(spent.values())))
+        print(f"| {kind} | {' | '.join(cells)} | {more:.1f} | {answers} |", flush=True)
+    return 0
+
+
+def _seconds(site: Besieged) -> dict[str, float]:
+    """Seconds of CPU that the processes of each role have used."""
+    spent: dict[str, float] = defaultdict(float)
+    for pid, role in site.watch.processes().items():
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        spent[role] += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+    return spent
 
 
 def _measure(site: Besieged, options: argparse.Namespace) -> int:
@@ -59,25 +91,23 @@ def _measure(site: Besieged, options: argparse.Namespace) -> int:
     first = site.vitals()
     site.storm(site.plan(1_000, files=files, clients=options.clients, rate=options.rate, seed=options.seed + 1))
     time.sleep(20.0)  # what half-open connections are given, here and below
-    good = {}
-    with WellBehaved(site) as good["quiet"]:
+    good: dict[str, WellBehaved] = {}
+    with site.good() as good["quiet"]:
         time.sleep(options.quiet)
     before = site.vitals()
     began = time.monotonic()
-    with WellBehaved(site) as good["storm"], _watched(site):
+    with site.good() as good["storm"], _watched(site):
         plan = site.plan(options.inputs, files=files, clients=options.clients, rate=options.rate, seed=options.seed)
         said = site.storm(plan, quiet=False)
     seconds = time.monotonic() - began
     time.sleep(20.0)
-    with WellBehaved(site) as good["after"]:
+    with site.good() as good["after"]:
         time.sleep(options.quiet)
     after = site.vitals()
     print(f"\n{options.inputs} inputs in {seconds:.0f} s, {options.inputs / seconds:.0f} a second\n")
     _print_answers(said)
     _print_vitals(before, after)
-    held = ", ".join(
-        f"{sum(one.megabytes.values()):.0f} + {sum(one.mapped.values()):.0f}" for one in (first, before, after)
-    )
+    held = ", ".join(f"{one.own:.0f} + {one.mapped:.0f}" for one in map(_total, (first, before, after)))
     print(f"resident, MB, own + mapped: {held} (at the very beginning, after 1,000 inputs for warming up, at the end)")
     _print_times(good)
     for phase, one in good.items():
@@ -97,8 +127,9 @@ def _watched(site: Besieged, every: float = 30.0) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(every):
-            held = site.memory().items()
-            print("MB: " + ", ".join(f"{role} {one:.0f}" for role, one in held), file=sys.stderr, flush=True)
+            held = site.watch.held().items()
+            told = ", ".join(f"{role} {one.own:.0f} + {one.mapped:.0f}" for role, one in held)
+            print(f"MB: {told}", file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -120,13 +151,9 @@ def _print_answers(said: Counter[str]) -> None:
 def _print_vitals(before: Vitals, after: Vitals) -> None:
     print("\n| process | MB before | after | mapped files, MB | after | descriptors | after | threads | after |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for role in after.megabytes:
-        pairs = (
-            (before.megabytes.get(role, 0.0), after.megabytes[role]),
-            (before.mapped.get(role, 0.0), after.mapped[role]),
-            (before.descriptors.get(role, 0), after.descriptors[role]),
-            (before.threads.get(role, 0), after.threads[role]),
-        )
+    for role, now in after.held.items():
+        then = before.held.get(role, Held())
+        pairs = ((getattr(then, one.name), getattr(now, one.name)) for one in fields(Held))
         print(f"| {role} | " + " | ".join(f"{one:.0f} | {two:.0f}" for one, two in pairs) + " |")
     stored, size = after.instances - before.instances, after.stored_bytes - before.stored_bytes
     print(f"\nstored: {stored} instances, {size / 1e6:.1f} MB; data directory: ", end="")
@@ -159,9 +186,13 @@ def _print_log(site: Besieged) -> None:
         print(f"audit: {row.n} × {row.action} {row.outcome}")
 
 
+def _total(vitals: Vitals) -> Held:
+    return sum(vitals.held.values(), Held())
+
+
 def _resident(vitals: Vitals) -> float:
     """Return all that is resident, in MiB: the processes' own and mapped files."""
-    return sum(vitals.megabytes.values()) + sum(vitals.mapped.values())
+    return _total(vitals).own + _total(vitals).mapped
 
 
 def _failures(

@@ -17,24 +17,26 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from e2e.storm_dicom import DICOM_KINDS, Line, associate
 from e2e.storm_http import HTTP_KINDS, HttpTarget, websocket_frames
 from mutants import load
 
-__all__ = ["Plan", "storm"]
+__all__ = ["KINDS", "Plan", "storm"]
 
 _HTTP_SECONDS, _SHORT_SECONDS, _LOITERERS = 30.0, 0.3, 160
+_WEBSOCKETS, _LOITERING = "WebSockets", "half-open and slow connections"
 _PREFIXES = (b"", b"GET / HT", b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nab")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to attack, how long and how fast. `rate` 0 is as fast as the `clients` can."""
+    """What to attack, how long and how fast. `rate` 0 is as fast as the `clients` can; `only` names one of `KINDS`."""
 
     http_port: int
     dicom_port: int
@@ -46,6 +48,18 @@ class Plan:
     clients: int = 12
     rate: float = 0.0
     seed: int = 1
+    only: str = ""
+
+
+#: How often there is one of each kind among a thousand inputs.
+KINDS: Mapping[str, float] = MappingProxyType(
+    {
+        **{kind: 0.62 * weight for kind, (_, weight) in HTTP_KINDS.items()},
+        **{kind: 0.33 * weight for kind, (_, weight) in DICOM_KINDS.items()},
+        _WEBSOCKETS: 20,
+        _LOITERING: 30,
+    }
+)
 
 
 class _Client:
@@ -64,16 +78,16 @@ class _Client:
     def send(self, number: int) -> None:
         """Make and send one input, and count what came of it."""
         rng = random.Random(f"{self._plan.seed} {number}")
-        draw = rng.random()
+        kind = self._plan.only or rng.choices(list(KINDS), list(KINDS.values()))[0]
         try:
-            if draw < 0.62:
-                kind, answer = self._http(rng)
-            elif draw < 0.95:
-                kind, answer = self._dicom(rng)
-            elif draw < 0.97:
-                kind, answer = "WebSockets", self._websocket(rng)
+            if kind in HTTP_KINDS:
+                answer = self._http(kind, rng)
+            elif kind in DICOM_KINDS:
+                kind, answer = self._dicom(kind, rng)
+            elif kind == _WEBSOCKETS:
+                answer = self._websocket(rng)
             else:
-                kind, answer = "half-open and slow connections", self._loiter(rng)
+                answer = self._loiter(rng)
         except ConnectionRefusedError:
             kind, answer = "any", "NOBODY LISTENS"
         except OSError as error:
@@ -88,8 +102,7 @@ class _Client:
 
     # -- HTTP
 
-    def _http(self, rng: random.Random) -> tuple[str, str]:
-        kind = rng.choices(list(HTTP_KINDS), [weight for _, weight in HTTP_KINDS.values()])[0]
+    def _http(self, kind: str, rng: random.Random) -> str:
         data = HTTP_KINDS[kind][0](rng, self._target)
         damaged = kind == "request lines and headers"
         if damaged or self._web is None:
@@ -100,7 +113,7 @@ class _Client:
         answer = self._asked(self._web, data)
         if damaged or not answer.isdigit():
             self._hang_up()
-        return kind, answer
+        return answer
 
     def _asked(self, sock: socket.socket, data: bytes) -> str:
         with suppress(OSError):  # it has heard enough
@@ -135,8 +148,7 @@ class _Client:
 
     # -- DICOM
 
-    def _dicom(self, rng: random.Random) -> tuple[str, str]:
-        kind = rng.choices(list(DICOM_KINDS), [weight for _, weight in DICOM_KINDS.values()])[0]
+    def _dicom(self, kind: str, rng: random.Random) -> tuple[str, str]:
         line = self._lines[rng.choice((0, 0, 1, 2))]
         where = " (TLS)" if line is self._lines[2] else ""
         return f"{kind}{where}", DICOM_KINDS[kind][0](rng, line)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
@@ -28,8 +29,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+import storing
 from e2e.raw import RawAssociation, fragments, read_pdu
 from e2e.server import Server, push
+from e2e.watching import WellBehaved, asks, stores
 from imaging_ai.archive import gate
 from imaging_ai.core.identity import new_uid
 from imaging_ai.core.job import Job, JobState
@@ -71,6 +74,7 @@ memory_limit_mb = 3000
 level = "DEBUG"
 """
 
+KEPT = {"megabytes": 50}
 MARKERS = ("ZZMARKER", "ZZSECRET", "ZZREFERRER", "ZZCOMMENT")
 
 
@@ -82,18 +86,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def _stays_up(server: Server) -> Iterator[None]:
-    """Whatever a test does, the roles live on, and what is good is still taken."""
-    roles = server.processes["serve"].pid
-    before = children(roles)
-    yield
-    assert children(roles) == before, f"a role has died\n{server.logs()}"
-    assert server.echo()
-
-
-def children(pid: int) -> set[str]:
-    return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+@pytest.fixture(scope="module")
+def good(server: Server) -> Iterator[WellBehaved]:
+    works = {"C-STORE": stores(server.dicom_port, new=False)}
+    works["C-STORE"]()
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.http_port}", timeout=30) as client:
+        works["search"] = asks(client, f"/dicom-web/studies?PatientID={storing.ct(1, 'good client')[0].PatientID}")
+        works["health"] = asks(client, "/health/live")
+        with WellBehaved(works) as one:
+            yield one
 
 
 def phantom(slices: int = 6, size: int = 24) -> list[Dataset]:

@@ -1,7 +1,6 @@
 """What no client of DICOMweb should do, through the whole server: no 5xx, nothing half stored, no process gone.
 
-Beside every attack a good client goes on asking, and gets what it got before. `IMAGING_AI_TEST_MUTANTS` is how many
-damaged instances go in (1,000 take about five minutes).
+`IMAGING_AI_TEST_MUTANTS` is how many damaged instances go in (1,000 take about five minutes).
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ import pytest
 
 import phantoms
 import storing
-from e2e.hostile import GoodClient, Watch, connected, many, raw, status_of, websocket
+from e2e.hostile import connected, many, raw, status_of, websocket
 from e2e.server import Server
+from e2e.watching import Watch, WellBehaved, asks
 from mutants import load, mutant
 from services import wait_until
 from services.worklist import new_item
@@ -34,6 +34,7 @@ ROOT = "/dicom-web"
 HOST = b"Host: localhost\r\n"
 BODY = b"POST /dicom-web/studies HTTP/1.1\r\n" + HOST + b"Content-Type: application/dicom\r\n"
 JSON = {"Content-Type": "application/dicom+json"}
+KEPT = {"megabytes": 150, "threads": 120}  # of two processes, with what they rendered last
 MUTANTS = int(os.environ.get("IMAGING_AI_TEST_MUTANTS", "40"))
 TRANSFER_SYNTAXES = ("1.2.1", "1.2.1.99", "1.2.5", *(f"1.2.4.{end}" for end in (50, 80, 81, 90, 91, 201)))
 
@@ -63,34 +64,23 @@ def place(server: Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def good(server: Server, place: str) -> Iterator[GoodClient]:
+def good(server: Server, place: str) -> Iterator[WellBehaved]:
     series = place.partition("/instances")[0]
     study = place.split("/")[3]
-    client = GoodClient(
-        server,
-        [
-            (f"{ROOT}/studies?StudyInstanceUID={study}", "application/dicom+json"),
-            (f"{series}/metadata", "application/dicom+json"),
-            (f"{place}/frames/1", "*/*"),
-            (f"{place}/rendered", "image/png"),
-        ],
-    )
-    yield client
-    client.stop()
-    print(f"\ngood client: {len(client.seconds)} requests, p95 {client.p95:.1f} ms")
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.http_port}", timeout=30) as client:
+        works = {
+            "search": asks(client, f"{ROOT}/studies?StudyInstanceUID={study}", "application/dicom+json"),
+            "metadata": asks(client, f"{series}/metadata", "application/dicom+json"),
+            "frame": asks(client, f"{place}/frames/1"),
+            "rendered": asks(client, f"{place}/rendered", "image/png"),
+        }
+        with WellBehaved(works, every=0.05) as one:
+            yield one
 
 
-@pytest.fixture(autouse=True)
-def _holds(server: Server, good: GoodClient) -> Iterator[None]:
-    """Whatever a test does: no process has died, the good client notices nothing, the log tells of no mistake."""
-    watch = Watch(server)
-    before, faults = watch.processes(), len(watch.faults())
-    yield
-    asked = len(good.seconds)
-    wait_until(lambda: len(good.seconds) >= asked + 2 * len(good.paths), 60, what="the good client is answered")
-    assert watch.processes() == before
-    assert good.wrong == []
-    assert watch.faults()[faults:] == []
+@pytest.fixture(scope="module")
+def watch(server: Server) -> Watch:
+    return Watch(server, "web")
 
 
 def path_of(url: str) -> str:
@@ -192,8 +182,8 @@ def test_fifty_requests_at_once_on_one_connection_are_answered_in_order(server: 
 # -- bodies
 
 
-def test_bodies_that_stall_break_off_or_never_end_leave_nothing(server: Server) -> None:
-    before, watch = instances(server), Watch(server)
+def test_bodies_that_stall_break_off_or_never_end_leave_nothing(server: Server, watch: Watch) -> None:
+    before = instances(server)
     (data,) = (phantoms.to_bytes(ds) for ds in storing.ct(1, "never whole"))
     whole = storing.multipart([storing.instance(data)])
     multipart = BODY.replace(b"application/dicom", storing.content_type().encode())
@@ -207,18 +197,17 @@ def test_bodies_that_stall_break_off_or_never_end_leave_nothing(server: Server) 
         BODY.replace(b"studies", b"workitems") + b"Content-Length: 1000\r\n\r\n[",
         BODY[:40],
     ]
-    held = watch.descriptors()
+    held = watch.total().descriptors
     with many([socket.create_connection(("127.0.0.1", server.http_port)) for _ in range(20 * len(ways))]) as socks:
         for number, sock in enumerate(socks):
             sock.sendall(ways[number % len(ways)])
         time.sleep(2.0)
-    wait_until(lambda: watch.descriptors() < held + 40, 60, what="connections are given up")
+    wait_until(lambda: watch.total().descriptors < held + 40, 60, what="connections are given up")
     assert instances(server) == before
 
 
-def test_a_body_without_end_is_taken_in_flat_memory(server: Server) -> None:
-    watch = Watch(server)
-    before, stored = watch.megabytes(), instances(server)
+def test_a_body_without_end_is_taken_in_flat_memory(server: Server, watch: Watch) -> None:
+    before, stored = watch.total().own, instances(server)
     piece = b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
     multipart = BODY.replace(b"application/dicom", storing.content_type().encode())
     most = 0.0
@@ -228,7 +217,7 @@ def test_a_body_without_end_is_taken_in_flat_memory(server: Server) -> None:
         sock.sendall(b"%x\r\n" % len(head) + head + b"\r\n")
         for _ in range(150):
             sock.sendall(piece)
-            most = max(most, watch.megabytes())
+            most = max(most, watch.total().own)
     assert most < before + 80
     assert instances(server) == stored
 
@@ -292,13 +281,12 @@ def test_what_is_stored_may_be_damaged_in_any_way(server: Server, real_data: Pat
 # -- readers
 
 
-def test_many_slow_readers_of_a_large_study_take_no_memory(server: Server) -> None:
+def test_many_slow_readers_of_a_large_study_take_no_memory(server: Server, watch: Watch) -> None:
     """And what is cut off by them stops being read."""
     frames = np.zeros((160, 512, 512), np.float32)
     ds = phantoms.enhanced(frames, name="large")
     assert post(server, phantoms.to_bytes(ds), storing.DICOM).status_code == 200
-    watch = Watch(server)
-    before, held = watch.megabytes(), watch.descriptors()
+    before, held = watch.total().own, watch.total().descriptors
     request = get(f"{ROOT}/studies/{ds.StudyInstanceUID}", "Host: localhost", "Accept: */*; transfer-syntax=*")
     opened = [socket.create_connection(("127.0.0.1", server.http_port)) for _ in range(24)]
     with many(opened) as socks:
@@ -308,9 +296,9 @@ def test_many_slow_readers_of_a_large_study_take_no_memory(server: Server) -> No
         for _ in range(4):
             time.sleep(0.5)
             assert all(sock.recv(1) for sock in socks)
-        most = watch.megabytes()
+        most = watch.total().own
     assert most < before + 24 * 6
-    wait_until(lambda: watch.descriptors() < held + 12, 60, what="their files are closed")
+    wait_until(lambda: watch.total().descriptors < held + 12, 60, what="their files are closed")
 
 
 # -- WebSockets
@@ -322,7 +310,7 @@ def frame(data: bytes, opcode: int = 1) -> bytes:
     return bytes([0x80 | opcode]) + length + bytes(4) + data
 
 
-def test_two_hundred_websockets_that_never_read_or_talk_nonsense(server: Server) -> None:
+def test_two_hundred_websockets_that_never_read_or_talk_nonsense(server: Server, watch: Watch) -> None:
     nonsense = [
         frame(b"x" * 70_000),
         frame(b"[" * 4_000),
@@ -335,8 +323,7 @@ def test_two_hundred_websockets_that_never_read_or_talk_nonsense(server: Server)
         struct.pack(">BBQ", 0x81, 0xFF, 1 << 62) + bytes(100),
     ]
     url = f"http://127.0.0.1:{server.http_port}{ROOT}"
-    watch = Watch(server)
-    held = watch.descriptors()
+    held = watch.total().descriptors
     with httpx.Client(timeout=60) as client:
         for number in range(200):
             client.post(f"{url}/workitems/1.2.840.10008.5.1.4.34.5/subscribers/SILENT{number}").raise_for_status()
@@ -350,16 +337,15 @@ def test_two_hundred_websockets_that_never_read_or_talk_nonsense(server: Server)
             time.sleep(2.0)
         for number in range(200):
             client.delete(f"{url}/workitems/1.2.840.10008.5.1.4.34.5/subscribers/SILENT{number}").raise_for_status()
-    wait_until(lambda: watch.descriptors() < held + 40, 60, what="connections are given up")
+    wait_until(lambda: watch.total().descriptors < held + 40, 60, what="connections are given up")
 
 
-# -- at the end
+# -- searches
 
 
-def test_memory_and_descriptors_come_back(server: Server, place: str, good: GoodClient) -> None:
-    """What a first storm needs, a second one does not need again."""
-    watch = Watch(server)
-
+def test_what_nobody_would_ask_is_answered_and_asking_it_again_takes_no_memory(
+    server: Server, place: str, watch: Watch
+) -> None:
     def storm(seed: int) -> None:
         rng = random.Random(seed)
         with httpx.Client(base_url=f"http://127.0.0.1:{server.http_port}", timeout=60) as client:
@@ -368,11 +354,9 @@ def test_memory_and_descriptors_come_back(server: Server, place: str, good: Good
                 assert answer.status_code < 500, answer.url
 
     storm(1)
-    before, held = watch.megabytes(), watch.descriptors()
+    before = watch.total().own
     storm(2)
-    wait_until(lambda: watch.megabytes() < before + 50, 60, what="memory comes back")
-    wait_until(lambda: watch.descriptors() < held + 20, 60, what="descriptors come back")
-    print(f"\nweb processes: {watch.megabytes():.0f} MB, {watch.descriptors()} descriptors")
+    wait_until(lambda: watch.total().own < before + 20, 60, what="memory comes back")
 
 
 def any_query(rng: random.Random) -> str:
