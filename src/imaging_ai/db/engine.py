@@ -52,6 +52,7 @@ class Database:
         self.is_sqlite = self.url.startswith("sqlite")
         self.info: dict[str, object] = {}  # what every session of this database has as its `info`
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
+        options["pool_use_lifo"] = True  # what each connection has read stays in its own memory
         options["hide_parameters"] = True  # an error quotes its statement, and would quote the patient with it
         if self.is_sqlite:
             options["connect_args"] = {"check_same_thread": False, "timeout": 10.0}
