@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,4 +22,4 @@ class RunOptions(Table, frozen=True):
     labels_first: bool = False
     config: str = ""
     weights: str = ""
-    overrides: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+    overrides: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -24,14 +24,16 @@ from imaging_ai.core.volume import Volume
 from imaging_ai.encode.provenance import code_item
 from imaging_ai.errors import ResultInvalid
 
-__all__ = ["OHIF_OUTLINE", "BoxGroup", "box_group", "outline_of"]
+__all__ = ["BoxGroup", "box_group", "outline_of"]
 
 BoxGroup: TypeAlias = (
     hdsr.PlanarROIMeasurementsAndQualitativeEvaluations | hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations
 )
 
-#: The tracking identifier by which OHIF knows an outline of its own freehand tool.
-OHIF_OUTLINE = "Cornerstone3DTools@^0.1.0:PlanarFreehandROI"
+#: The tracking identifiers by which OHIF knows outlines of its own tools, of four corners and of others.
+_RECTANGLE, _FREEHAND = (f"Cornerstone3DTools@^0.1.0:{tool}" for tool in ("RectangleROI", "PlanarFreehandROI"))
+
+_CORNERS = 4
 
 _BOUNDED_BY = Code("75958009", "SCT", "Bounded by")
 _AREA = Code("42798000", "SCT", "Area")
@@ -59,8 +61,8 @@ def box_group(box: PatientBox, volume: Volume, common: Mapping[str, Any]) -> Box
     return hdsr.VolumetricROIMeasurementsAndQualitativeEvaluations(**said, referenced_volume_surface=surface)
 
 
-def outline_of(evaluation: Evaluation, volume: Volume) -> tuple[Measurement, hdsr.CoordinatesForMeasurement3D]:
-    """Return the area of a box on the slice nearest to its centre, and the closed line around it.
+def outline_of(evaluation: Evaluation, volume: Volume) -> tuple[str, Measurement, hdsr.CoordinatesForMeasurement3D]:
+    """Return OHIF's tool for a box on the slice nearest to its centre, the area there, and the closed line around it.
 
     Raises
     ------
@@ -79,7 +81,8 @@ def outline_of(evaluation: Evaluation, volume: Volume) -> tuple[Measurement, hds
         graphic_data=points,
         frame_of_reference_uid=volume.grid.frame_of_reference_uid,
     )
-    return Measurement(_AREA, area, _SQUARE_MILLIMETRE), line
+    tool = _RECTANGLE if len(points) == _CORNERS + 1 else _FREEHAND
+    return tool, Measurement(_AREA, area, _SQUARE_MILLIMETRE), line
 
 
 def _outlines(box: PatientBox, volume: Volume) -> dict[int, NDArray[np.float64]]:

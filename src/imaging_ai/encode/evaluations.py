@@ -15,7 +15,7 @@ from typing import Any
 from highdicom import sr as hdsr
 
 from imaging_ai.core.finding import Algorithm, Code, Evaluation, Measurement
-from imaging_ai.encode.boxes import OHIF_OUTLINE, BoxGroup, box_group, outline_of
+from imaging_ai.encode.boxes import BoxGroup, box_group, outline_of
 from imaging_ai.encode.provenance import Provenance, code_item
 from imaging_ai.errors import ResultInvalid
 
@@ -62,10 +62,10 @@ def outline_groups(
     groups = []
     for one in evaluations:
         if one.box:
-            area, line = outline_of(one, provenance.sources[0])
+            tool, area, line = outline_of(one, provenance.sources[0])
             groups.append(
                 hdsr.MeasurementsAndQualitativeEvaluations(
-                    tracking_identifier=hdsr.TrackingIdentifier(uid=one.tracking_uid, identifier=OHIF_OUTLINE),
+                    tracking_identifier=hdsr.TrackingIdentifier(uid=one.tracking_uid, identifier=tool),
                     finding_type=code_item(one.description.finding),
                     finding_sites=_sites(one),
                     algorithm_id=identification,

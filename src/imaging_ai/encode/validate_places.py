@@ -41,7 +41,7 @@ def _on_a_plane(item: Dataset, path: str, volume: Volume) -> NDArray[np.float64]
     uid = item.get("ReferencedFrameOfReferenceUID")
     require(uid == grid.frame_of_reference_uid, f"{path} ReferencedFrameOfReferenceUID", "not the source's")
     numbers = np.asarray(item.GraphicData, np.float64)
-    require(numbers.size >= 6 and numbers.size % 3 == 0, f"{path} GraphicData", "not two points or more of three numbers each")
+    require(numbers.size >= 6 and numbers.size % 3 == 0, f"{path} GraphicData", "not two points or more")
     points = numbers.reshape(-1, 3)
     columns, rows, slices = np.linalg.inv(grid.affine)[:3] @ np.vstack([points.T, np.ones(len(points))])
     on_one = abs(slices - round(slices[0])).max() < _OF_A_VOXEL and 0 <= round(slices[0]) < grid.slices

@@ -80,7 +80,7 @@ def read_config(
     *,
     labels_first: bool = False,
     channels: bool = False,
-    overrides: Mapping[str, bool | int | float | str] = MappingProxyType({}),
+    overrides: Mapping[str, Any] = MappingProxyType({}),
 ) -> InferenceConfig:
     """Read an inference configuration and adapt it to `device`; `overrides` takes the place of entries of it.
 
@@ -120,7 +120,7 @@ def read_config(
     return InferenceConfig(content, image_keys, "weights", told, tuple(networks), values, name)
 
 
-def _overridden(raw: dict[str, Any], overrides: Mapping[str, bool | int | float | str], file: Path) -> dict[str, Any]:
+def _overridden(raw: dict[str, Any], overrides: Mapping[str, Any], file: Path) -> dict[str, Any]:
     if unknown := [name for name in overrides if name not in raw]:
         raise BundleInvalid(f"{file}: has no {unknown[0]}, which dicom.toml, [run] overrides, gives a value")
     return {**raw, **overrides}

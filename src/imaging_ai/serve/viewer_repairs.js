@@ -1,8 +1,9 @@
 // What OHIF 3.13 fails on, mended by means of its own configuration.
 (() => {
   const items = (sequence) => (sequence ? [].concat(sequence) : []);
+  const surface = (item) => item.ValueType === 'SCOORD3D' && item.GraphicType === 'POLYGON';
   const drawn = (item) =>
-    item.ValueType?.startsWith('SCOORD') || items(item.ContentSequence).some(drawn);
+    (item.ValueType?.startsWith('SCOORD') && !surface(item)) || items(item.ContentSequence).some(drawn);
   const name = (item) => items(item.ConceptNameCodeSequence)[0];
   const named = (item, seriesOf) => {
     if (item.ContinuityOfContent) item.ContinuityOfContent = 'SEPARATE';
@@ -10,6 +11,9 @@
       const uid = items(item.ReferencedSOPSequence)[0]?.ReferencedSOPInstanceUID;
       item.ValueType = 'TEXT';
       Object.defineProperty(item, 'TextValue', { get: () => seriesOf(uid) ?? uid }); // by then all are listed
+    }
+    if (items(item.ContentSequence).some(surface)) {
+      item.ContentSequence = items(item.ContentSequence).filter((child) => !surface(child));
     }
     for (const child of items(item.ContentSequence)) {
       if (item.ValueType === 'NUM' && name(child)?.CodeValue === '121401') { // Derivation: mean, maximum, …
@@ -19,8 +23,8 @@
     }
   };
 
-  // A measurement report without coordinates (TID 1411 refers to a segment instead) leaves its viewport empty: it is
-  // shown as any other document, as text, each value with its name.
+  // A measurement report without coordinates (TID 1411 refers to a segment instead), or with none but polygons around
+  // a volume, leaves its viewport empty: it is shown as any other document, as text, each value with its name.
   window.config.extensions.push({
     id: 'imaging-ai.reports',
     preRegistration: ({ servicesManager: { services } }) => {

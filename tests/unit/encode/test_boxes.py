@@ -107,7 +107,7 @@ def test_ohif_is_told_of_the_outline_that_is_nearest_to_the_middle(volume: Volum
     assert list(objects) == ["SR", "SR 2"], "and there is no SEG of boxes"
     groups = content(objects["SR 2"]).get_image_measurement_groups()
     for group, said, middle in zip(groups, (one, other), (3, 4), strict=True):
-        assert group.tracking_identifier == "Cornerstone3DTools@^0.1.0:PlanarFreehandROI"
+        assert group.tracking_identifier == "Cornerstone3DTools@^0.1.0:RectangleROI"
         assert group.tracking_uid == said.tracking_uid
         (area,) = group.get_measurements()
         (line,) = area.referenced_coordinates
