@@ -19,6 +19,7 @@ from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, NotFound
 from imaging_ai.send.destinations import DicomDestination
 from imaging_ai.wiring import work
+from imaging_ai.wiring.check import check_settings
 from imaging_ai.wiring.web import first_link
 
 DESTINATIONS = """
@@ -169,3 +170,37 @@ def test_a_server_that_knows_nobody_has_a_link_for_the_first_administrator(tmp_p
     assert first_link(settings(tmp_path, IMAGING_AI_AUTH_MODE="off")) is None
     wiring.make_entrance(file).tokens.create("ehr", Role.SERVICE)
     assert first_link(file) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[worker]\ndevice = "gpu"', "worker.device is 'gpu'; give auto, cpu"),
+        ('[storage]\nurl = "ftp://x"', "storage.url: give s3://"),
+        ('[storage]\nurl = "s3://"', "storage.url"),
+        ('[storage]\nencryption_key_file = "/nowhere"', "storage.encryption_key_file"),
+        ('[storage]\nencryption_key_service = "vault://x"', "storage.encryption_key_service"),
+        ('[broker]\nurl = "amqp://x"', "broker"),
+        ('[database]\nurl = "mysql://x/y"', "database.url: give postgresql://"),
+        ('[audit]\nsyslog = "host:514"', "audit.syslog"),
+        ('[[retention]]\nname = "x"\nkeep_day = 3', "did you mean keep_days"),
+        ('[http]\ntls_certificate = "/x.pem"', "http.tls_certificate: goes together with its key"),
+        ('[http]\ntls_certificate = "/x.pem"\ntls_key = "/x.key"', "http.tls_certificate: /x.pem does not exist"),
+        ('[http]\npublic_url = "pacs.example"', "http.public_url is 'pacs.example'"),
+        ('[http]\ncors_origins = ["https://viewer.example/"]', "http.cors_origins"),
+        ('[http]\ntrusted_proxies = ["0.0.0.0/0"]', "http.trusted_proxies"),
+        ('[auth]\noidc_issuer = "http://x.example"', "auth.oidc_issuer"),
+        ('[dicom]\naddresses = ["10.0.0.300"]', "dicom.addresses"),
+        ('[dicom]\nsop_classes = ["hello"]', "dicom.sop_classes: 'hello' is no UID"),
+        ('[models]\nfolders = ["/nowhere"]', "models.folders: /nowhere is no folder"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named_before_anything_is_made(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        check_settings(settings(tmp_path, text))
+    assert said in raised.value.message
+    assert not (tmp_path / "data").exists()
+
+
+def test_settings_as_they_come_can_be_used(tmp_path: Path) -> None:
+    check_settings(settings(tmp_path, DESTINATIONS))

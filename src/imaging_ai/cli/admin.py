@@ -18,15 +18,12 @@ def config() -> None:
 @click.pass_context
 def check(context: click.Context) -> None:
     """Say whether the settings, rules and destinations can be used."""
-    from imaging_ai import wiring
+    from imaging_ai.wiring.check import check_settings
 
     settings = settings_of(context)
-    destinations = wiring.make_destinations(settings)
-    rules = wiring.make_rules(settings)
-    wiring.make_peers(settings)
-    wiring.make_dicom_tls(settings)
-    wiring.make_proxies(settings)
-    click.echo(f"{settings.source or 'defaults'}: {len(rules)} rules, {len(destinations)} destinations: good")
+    check_settings(settings)
+    rules, destinations = len(settings.rules), len(settings.destinations)
+    click.echo(f"{settings.source or 'defaults'}: {rules} rules, {destinations} destinations: good")
 
 
 @config.command("show")
@@ -70,8 +67,11 @@ def upgrade(context: click.Context) -> None:
 @click.pass_context
 def doctor(context: click.Context, json_output: bool) -> None:
     """Check this installation: peers both ways, database, storage, broker, disk, clock, models."""
+    import logging
+
     from imaging_ai import wiring
 
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what it says of a peer is in what was found
     findings = wiring.examine(settings_of(context))
     if json_output:
         echo_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "remedy": one.remedy} for one in findings])
