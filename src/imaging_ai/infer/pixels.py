@@ -40,6 +40,8 @@ class Pixels:
     def values(self, frame: Frame) -> NDArray[np.float32]:
         """Return the modality values of one frame; NaN where the frame is padding."""
         ds, decoded = self._ds, self._stored[frame.index]
+        if ds.get("PhotometricInterpretation") == "PALETTE COLOR":
+            return _eight_bits(ds, decoded).astype(np.float32)
         if is_color(ds) or decoded.dtype.kind == "f":  # colour, or a parametric map with real values
             return np.asarray(decoded, dtype=np.float32)
         stored: NDArray[np.integer] = decoded
@@ -63,6 +65,16 @@ def _decode(ds: Dataset) -> NDArray[Any]:
         return decode_frames(ds, rgb=is_color(ds))
     except InputError as error:
         raise SeriesRefused("unreadable-pixels", f"pixel data cannot be decoded: {error.message}") from error
+
+
+def _eight_bits(ds: Dataset, colours: NDArray[Any]) -> NDArray[Any]:
+    """Bring the colours of a palette of 16 bits to those that networks of colours know, as whoever shows them does.
+
+    Some palettes have 8 bits in 16 (PS3.3 C.7.6.3.1.6).
+    """
+    tables = [ds.get(f"{name}PaletteColorLookupTableData") for name in ("Red", "Green", "Blue")]
+    small = all(isinstance(table, bytes) and not any(table[1::2]) for table in tables)
+    return colours if colours.dtype.itemsize == 1 or small else colours >> 8
 
 
 def _padding(ds: Dataset, stored: NDArray[np.integer]) -> NDArray[np.bool_] | None:

@@ -149,6 +149,20 @@ def test_color_has_three_channels(truth: NDArray[np.float32]) -> None:
     assert np.array_equal(read_volume(datasets).voxels, rgb)
 
 
+@pytest.mark.parametrize("most", [255, 65535])
+def test_a_palette_gives_colours_of_8_bits(truth: NDArray[np.float32], most: int) -> None:
+    datasets = phantoms.series(np.abs(truth) % 4, modality="MR", signed=False)
+    table = (np.array([0, 0.25, 0.5, 1]) * most).astype("<u2")
+    for ds in datasets:
+        ds.PhotometricInterpretation = "PALETTE COLOR"
+        for name in ("Red", "Green", "Blue"):
+            setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
+            setattr(ds, f"{name}PaletteColorLookupTableData", table.tobytes())
+    voxels = read_volume([phantoms.to_bytes(ds) for ds in datasets]).voxels
+    expected = np.array([0, 63, 127, 255])[(np.abs(truth) % 4).astype(int)]
+    assert np.array_equal(voxels, np.repeat(expected[..., None], 3, axis=-1))
+
+
 def test_a_localizer_in_the_series_is_left_out(truth: NDArray[np.float32]) -> None:
     datasets = phantoms.series(truth)
     volume = read_volume([phantoms.localizer(datasets[0]), *datasets])
