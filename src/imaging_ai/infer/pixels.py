@@ -20,7 +20,9 @@ from imaging_ai.infer.numbers import number
 
 __all__ = ["Pixels", "is_color"]
 
-_COLOR = frozenset({"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"})
+_COLOR = frozenset(
+    {"RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"}
+)
 #: Modalities whose values mean the same whatever MONOCHROME1 says of their display.
 _ABSOLUTE = frozenset({"CT", "PT", "NM"})
 
@@ -62,9 +64,15 @@ class Pixels:
 
 def _decode(ds: Dataset) -> NDArray[Any]:
     try:
-        return decode_frames(ds, rgb=is_color(ds))
+        decoded = decode_frames(ds, rgb=is_color(ds))
     except InputError as error:
         raise SeriesRefused("unreadable-pixels", f"pixel data cannot be decoded: {error.message}") from error
+    if decoded.shape[3:] != ((3,) if is_color(ds) else ()):
+        samples = decoded.shape[3] if decoded.ndim > 3 else 1
+        raise SeriesRefused(
+            "unreadable-pixels", f"pixels of {samples} samples do not go with the Photometric Interpretation"
+        )
+    return decoded
 
 
 def _eight_bits(ds: Dataset, colours: NDArray[Any]) -> NDArray[Any]:

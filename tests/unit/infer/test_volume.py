@@ -300,6 +300,19 @@ def test_truncated_pixels_are_refused(truth: NDArray[np.float32]) -> None:
     assert refused(datasets).reason == "unreadable-pixels"
 
 
+@pytest.mark.parametrize(("photometric", "samples"), [("MONOCHROME2", 3), ("RGB", 1), ("RGB", 4), ("HSV", 3)])
+def test_samples_that_do_not_go_with_the_photometric_interpretation_are_refused(
+    truth: NDArray[np.float32], photometric: str, samples: int
+) -> None:
+    datasets = phantoms.series(np.repeat(truth, samples, axis=2))
+    for ds in datasets:
+        ds.PhotometricInterpretation, ds.SamplesPerPixel, ds.PlanarConfiguration = photometric, samples, 0
+        ds.Columns //= samples
+    refusal = refused(datasets)
+    assert refusal.reason == "unreadable-pixels"
+    assert f"{samples} samples do not go with the Photometric Interpretation" in refusal.message
+
+
 def test_what_is_no_dicom_is_refused() -> None:
     with pytest.raises(SeriesRefused) as refusal:
         read_volume([b"not a DICOM file"])
