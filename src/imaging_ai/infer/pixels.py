@@ -51,7 +51,7 @@ class Pixels:
         if ds.get("PhotometricInterpretation") == "MONOCHROME1" and ds.get("Modality") not in _ABSOLUTE:
             stored = _inverted(ds, stored)
         if "ModalityLUTSequence" in ds:
-            values = np.asarray(apply_modality_lut(stored, ds), dtype=np.float32)
+            values = _looked_up(ds, stored)
         else:
             values = stored.astype(np.float32)
             if (frame.slope, frame.intercept) != (1.0, 0.0):
@@ -101,6 +101,13 @@ def _as_stored(ds: Dataset, keyword: str) -> int | None:
         return None
     bits = int(value) & 0xFFFF
     return bits - 0x10000 if ds.get("PixelRepresentation") and bits & 0x8000 else bits
+
+
+def _looked_up(ds: Dataset, stored: NDArray[np.integer]) -> NDArray[np.float32]:
+    try:
+        return np.asarray(apply_modality_lut(stored, ds), dtype=np.float32)
+    except (AttributeError, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        raise SeriesRefused("bad-rescale", "the Modality LUT cannot be read") from error
 
 
 def _inverted(ds: Dataset, stored: NDArray[np.integer]) -> NDArray[np.integer]:

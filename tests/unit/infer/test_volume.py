@@ -149,6 +149,17 @@ def test_color_has_three_channels(truth: NDArray[np.float32]) -> None:
     assert np.array_equal(read_volume(datasets).voxels, rgb)
 
 
+@pytest.mark.parametrize("absent", ["LUTDescriptor", "LUTData"])
+def test_a_modality_lut_that_lacks_something_is_refused(truth: NDArray[np.float32], absent: str) -> None:
+    datasets = phantoms.series(np.abs(truth) % 4, modality="MR", signed=False)
+    lut = Dataset()
+    lut.LUTDescriptor, lut.ModalityLUTType, lut.LUTData = [4, 0, 16], "US", [5, 7, 11, 13]
+    delattr(lut, absent)
+    for ds in datasets:
+        ds.ModalityLUTSequence = [lut]
+    assert refused(datasets).reason == "bad-rescale"
+
+
 @pytest.mark.parametrize("most", [255, 65535])
 def test_a_palette_gives_colours_of_8_bits(truth: NDArray[np.float32], most: int) -> None:
     datasets = phantoms.series(np.abs(truth) % 4, modality="MR", signed=False)
