@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imaging_ai.cli.common import settings_of
+from imaging_ai.errors import UnavailableError
 
 if TYPE_CHECKING:
     from imaging_ai.config import Settings
@@ -25,6 +28,8 @@ def serve(context: click.Context) -> None:
     from imaging_ai import wiring
 
     settings = settings_of(context)
+    _require_dicom_ports(settings)
+    _require_port(settings.http.host, settings.http.port, "http")
     supervisor = wiring.make_supervisor(settings)
     supervisor.handle_signals()
     supervisor.run()
@@ -43,6 +48,7 @@ def receive(context: click.Context) -> None:
         from imaging_ai import wiring
         from imaging_ai.wiring.audited import audited_role
 
+        _require_dicom_ports(settings)
         with audited_role(settings, "receive"):
             receiver = wiring.make_receiver(settings)
             receiver.start()
@@ -60,6 +66,7 @@ def web(context: click.Context) -> None:
     from imaging_ai import wiring
     from imaging_ai.wiring.audited import audited_role
 
+    _require_port(settings.http.host, settings.http.port, "http")
     with audited_role(settings, "web"):
         wiring.serve_web(settings, _welcome)
 
@@ -110,3 +117,30 @@ def _role(context: click.Context) -> Iterator[tuple[Settings, threading.Event]]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     yield settings, stop
+
+
+def _require_dicom_ports(settings: Settings) -> None:
+    dicom = settings.dicom
+    shared = dicom.share_port or dicom.processes > 1
+    _require_port(dicom.host, dicom.port, "dicom", shared=shared)
+    if dicom.tls_certificate:
+        _require_port(dicom.host, dicom.tls_port, "dicom", "tls_port", shared=shared)
+
+
+def _require_port(host: str, port: int, section: str, key: str = "port", *, shared: bool = False) -> None:
+    """Say in the words of the settings why nobody can listen there, before libraries say it in theirs."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            probe.bind(address)
+    except OSError as error:
+        remedies = {
+            errno.EADDRINUSE: f"another program listens there (`ss -ltnp` shows it); stop it, or set {section}.{key}",
+            errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE (deploy/imaging-ai.service says how)",
+        }
+        remedy = remedies.get(error.errno or 0, f"set {section}.host to an address of this machine, or 0.0.0.0 for all")
+        raise UnavailableError(f"{section}.{key}: {host}:{port}: {error.strerror}; {remedy}") from None
