@@ -57,10 +57,11 @@ class TestPipeline:
         self.recorder = recorder
         self.ledger = Ledger(Database(recorder.url, pool_size=2))
 
-    def run(self, job_id: int, attempt: int, report: Report) -> None:
+    def run(self, job_id: int, attempt: int, report: Report) -> float | None:
         self.recorder.write(job_id, attempt, "begun")
         report(10, Stage.INFER)
-        model = self.ledger.get(job_id).model
+        job = self.ledger.get(job_id)
+        model = job.model
         if model.startswith("slow-"):
             for percent in range(10, 100, 10):
                 time.sleep(float(model.removeprefix("slow-")) / 10)
@@ -71,6 +72,7 @@ class TestPipeline:
             with self.ledger.database.write() as session:
                 self.ledger.complete(session, job_id, attempt, {}, _TILTED if model == "report" else None)
         self.recorder.write(job_id, attempt, "completed")
+        return job.parameters.get("share")  # type: ignore[return-value]
 
     def _gil(self) -> None:
         re.match(r"(a|a)*b", "a" * 26)  # the regular expression engine never gives the interpreter away

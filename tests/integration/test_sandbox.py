@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,6 +67,10 @@ class Net(torch.nn.Conv3d):
 PROBE, CRASH, EAT, HANG, NOTHING = 1001.0, 1002.0, 1003.0, 1004.0, 300.0
 
 
+def _ignore(_percent: int, _stage: object) -> None:
+    pass
+
+
 class Site:
     """A runner on settings of its own, a hostile bundle, and a database whose name that bundle knows."""
 
@@ -102,6 +107,16 @@ class Site:
         """Run one attempt on an image that has a wish; start a runner if there is none."""
         if not self.runner.alive:
             assert self.runner.start() is None
+        job = self.order(wish, model, digest=digest)
+        deadline = time.monotonic() + seconds
+        check = lambda: Interrupt.CANCELLED if time.monotonic() > deadline else None  # noqa: E731
+        end = self.runner.run(job, _ignore, check)
+        if isinstance(end, Failure):
+            self.ledger.fail(job.id, job.attempt, replace(end, permanent=True))  # no second attempt here
+        return self.ledger.get(job.id), end
+
+    def order(self, wish: float, model: str = "hostile", *, digest: str = "") -> Job:
+        """Schedule a job on an image that has a wish, and claim it."""
         series = phantoms.series(
             np.where(phantoms.ball((6, 20, 20)) > 0, wish, 0.0).astype(np.float32), name=f"{model} {time.monotonic()}"
         )
@@ -115,13 +130,7 @@ class Site:
             model=model,
             model_digest=digest or self.catalog.get(model).digest,
         )
-        job = claim(self.ledger)
-        deadline = time.monotonic() + seconds
-        check = lambda: Interrupt.CANCELLED if time.monotonic() > deadline else None  # noqa: E731
-        end = self.runner.run(job, lambda _percent, _stage: None, check)
-        if isinstance(end, Failure):
-            self.ledger.fail(job.id, job.attempt, replace(end, permanent=True))  # no second attempt here
-        return self.ledger.get(job.id), end
+        return claim(self.ledger)
 
     def model_processes(self) -> set[int]:
         """The processes that run models: each has a guardian, which the zygote has forked."""
@@ -186,3 +195,22 @@ def test_a_model_that_hangs_ends_with_its_runner(site: Site) -> None:
     _, end = site.run(HANG, seconds=1.0)
     assert end is Interrupt.CANCELLED
     wait_until(lambda: not site.model_processes())
+
+
+def test_two_run_at_once_and_the_end_of_one_is_nothing_to_the_other(site: Site) -> None:
+    other = Runner(PipelineSpec("imaging_ai.wiring:make_pipeline", site.settings), site.zygote)
+    try:
+        assert other.start() is None
+        hanging = site.order(HANG)
+        ends: list[Failure | Interrupt | None] = []
+        stop = threading.Event()
+        check = lambda: Interrupt.CANCELLED if stop.is_set() else None  # noqa: E731
+        thread = threading.Thread(target=lambda: ends.append(other.run(hanging, _ignore, check)))
+        thread.start()
+        assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
+        stop.set()
+        thread.join(30)
+        assert ends == [Interrupt.CANCELLED]
+        assert site.run(NOTHING, "threshold")[0].state is JobState.COMPLETED
+    finally:
+        other.kill()

@@ -186,12 +186,15 @@ def test_upkeep_that_takes_long_does_not_hold_up_the_sweep(house: House) -> None
     go.set()
 
 
-def test_two_slots_run_two_jobs_at_the_same_time(house: House) -> None:
+def test_two_slots_run_two_jobs_at_the_same_time_as_soon_as_both_are_known_to_fit(house: House) -> None:
     tasks = Tasks(PipelineSpec("worker_parts:make_pipeline", (house.url, house.recorder.log)))
-    for _ in range(2):
-        schedule(house.ledger, model="slow-60")
+    known = {"model_digest": "small", "parameters": {"share": 0.4}}
+    for model in ("slow-0.3", "slow-0.3", "slow-60", "slow-60"):
+        schedule(house.ledger, model=model, **known)
     house.start(tasks, slots=2)
-    wait_until(lambda: len(house.recorder.events("begun")) == 2, what="both run")
+    wait_until(lambda: len(house.recorder.events("begun")) == 4, what="the last two run")
+    first = [line.split()[2] for line in Path(house.recorder.log).read_text().splitlines()[:2]]
+    assert first == ["begun", "completed"], "of which nothing was known ran alone"
 
 
 def test_a_worker_that_leaves_takes_its_name_away(house: House) -> None:
