@@ -51,9 +51,13 @@ def source_attributes(provenance: Provenance) -> Dataset:
 
 
 def laterality(provenance: Provenance) -> str:
-    """Return the side that the source shows, U (unpaired) where it does not tell."""
-    kept = clean(provenance.header, {"Laterality": module("general-series")["Laterality"]}) or Dataset()
-    return str(kept.get("Laterality", "U"))
+    """Return the side that the source shows (R, L, or B for both), U (unpaired) where it does not tell."""
+    header = provenance.header
+    groups = [*(header.get("PerFrameFunctionalGroupsSequence") or ())[:1]]
+    groups += (header.get("SharedFunctionalGroupsSequence") or ())[:1]
+    anatomy = [group.FrameAnatomySequence[0] for group in groups if group.get("FrameAnatomySequence")]
+    told = [*(one.get("FrameLaterality") for one in anatomy), header.get("ImageLaterality"), header.get("Laterality")]
+    return next((str(side) for side in told if side in ("R", "L", "B")), "U")
 
 
 def shared_groups(volume: Volume, *, verbatim: bool = False) -> Dataset:

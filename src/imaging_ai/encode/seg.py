@@ -23,7 +23,7 @@ from imaging_ai.core.identity import derive_uid
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.explicit import element, item, sequence
 from imaging_ai.encode.objects import EncodedObject
-from imaging_ai.encode.planes import place, plane_groups, shared_groups
+from imaging_ai.encode.planes import laterality, place, plane_groups, shared_groups
 from imaging_ai.encode.provenance import Provenance, code_item, serialize, stand_in
 from imaging_ai.encode.seg_pixels import ALL_SEGMENTS, Pixels, binary, fractional, labelmap, overlap
 from imaging_ai.encode.source import text
@@ -69,6 +69,8 @@ def encode_seg(
     ds = _skeleton(found, provenance, pixels)
     provenance.complete(ds, "SEG")
     place(ds, volume, provenance)
+    if (side := laterality(provenance)) in ("R", "L"):
+        ds.Laterality = side
     for keyword, value in pixels.attributes.items():
         setattr(ds, keyword, value)
     ds.NumberOfFrames = sum(len(slices) for _, slices in pixels.frames)

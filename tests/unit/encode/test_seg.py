@@ -282,3 +282,19 @@ def test_a_segment_in_two_parts_leaves_out_the_planes_between_them(segmentation:
     check(obj, volume)
     assert encoded.read(obj).NumberOfFrames == 3
     assert np.array_equal(masks_of(obj, volume)[..., 0] > 0, mask)
+
+
+@pytest.mark.parametrize("keyword", ["Laterality", "ImageLaterality"])
+@pytest.mark.parametrize(("side", "told"), [("R", "R"), ("L", "L"), ("U", None), ("X", None)])
+def test_the_side_that_is_seen_is_not_lost(keyword: str, side: str, told: str | None) -> None:
+    datasets = phantoms.series(phantoms.ball((4, 6, 6)))
+    for ds in datasets:
+        setattr(ds, keyword, side)
+    volume = read_volume([phantoms.to_bytes(ds) for ds in datasets])
+    objects = encoded.encode_all(volume)
+    for obj in objects.values():
+        check(obj, volume)
+    assert encoded.read(objects["SEG"]).get("Laterality") == told
+    assert encoded.read(objects["SC"]).ImageLaterality == (told or "U")
+    (anatomy,) = encoded.read(objects["PM"]).SharedFunctionalGroupsSequence[0].FrameAnatomySequence
+    assert anatomy.FrameLaterality == (told or "U")
