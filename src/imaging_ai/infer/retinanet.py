@@ -12,7 +12,7 @@ each build of PyTorch: `feature_pyramid` builds the same one, with the same name
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +65,12 @@ class Retina:
             progress(min(1.0, done / max(1, windows)))
             done += 1
 
-        hook = network.register_forward_pre_hook(count)
+        hooks = network.register_forward_pre_hook(count), network.register_forward_hook(_in_full)
         try:
             (found,) = self._detector(image, use_inferer=windows > 0)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         progress(1.0)
         keys = self._detector.target_box_key, self._detector.target_label_key, self._detector.pred_score_key
         boxes, labels, scores = (found[key].detach().float().cpu() for key in keys)
@@ -91,6 +92,17 @@ class Retina:
             1 + max(0, math.ceil((size - side) / step)) for size, side, step in zip(spatial, sides, steps, strict=True)
         ]
         return math.prod(each)
+
+
+def _in_full(_network: nn.Module, _given: object, answer: Any) -> Any:
+    """Write what a network answers as float32: MONAI keeps boxes in the precision of the scores, and bfloat16 counts
+    in steps of two beyond 256.
+    """
+    if isinstance(answer, torch.Tensor):
+        return answer.float()
+    if isinstance(answer, Mapping):
+        return {key: _in_full(_network, _given, part) for key, part in answer.items()}
+    return [_in_full(_network, _given, part) for part in answer]
 
 
 def feature_pyramid(

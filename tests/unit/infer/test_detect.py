@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import phantoms
@@ -99,6 +100,23 @@ def test_windows_say_the_same_as_the_whole(tmp_path: Path) -> None:
         assert other.box is not None
         assert other.box.centre == pytest.approx(one.box.centre, abs=1e-3)
         assert other.probability == pytest.approx(one.probability, abs=1e-3)
+
+
+class Rounded(BrightBoxes):
+    """Answers as a network does whose products are in bfloat16."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        return {key: [part.bfloat16() for part in parts] for key, parts in super().forward(images).items()}
+
+
+def test_in_less_precision_boxes_stay_where_they_are(tmp_path: Path) -> None:
+    place = ((3, 9), (4, 11), (21, 28))  # some 430 from where RAS begins
+    volume = volume_of(blocks((12, 16, 460), {place: 380.0}))
+    model = loaded(tmp_path)
+    model.network = Rounded().eval()
+    (said,) = detect(model, volume, "1.2")
+    (finding,) = as_findings([said], volume.grid)
+    assert np.array_equal(finding.mask, volume.voxels > 300)
 
 
 def test_what_scores_too_little_is_not_told_and_of_what_is_nowhere_that_it_is_absent(tmp_path: Path) -> None:
