@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from imaging_ai.cli.common import as_json, echo_json, echo_table, settings_of
+from imaging_ai.errors import ConfigError
 
 if TYPE_CHECKING:
     from imaging_ai.catalog import Catalog, ModelEntry
@@ -28,28 +29,40 @@ def list_models(context: click.Context, json_output: bool) -> None:
     """List the models with version and digest."""
     from imaging_ai import wiring
 
-    rows = list(_versions(wiring.make_catalog(settings_of(context))))
+    broken: list[str] = []
+    rows = list(_versions(wiring.make_catalog(settings_of(context)), broken.append))
     if json_output:
         keys = ("name", "version", "current", "digest", "queue", "path")
         echo_json([{key: current if key == "current" else getattr(one, key) for key in keys} for one, current in rows])
-        return
-    columns = ("name", "version", "current", "digest", "queue", "path")
-    shown = [
-        (one.name, one.version, "yes" if current else "", one.digest[:12], one.queue, one.path) for one, current in rows
-    ]
-    echo_table(columns, shown, empty="no models")
+    else:
+        columns = ("name", "version", "current", "digest", "queue", "path")
+        shown = [
+            (one.name, one.version, "yes" if current else "", one.digest[:12], one.queue, one.path)
+            for one, current in rows
+        ]
+        echo_table(columns, shown, empty="no models")
+    for sentence in broken:
+        click.echo(f"imaging-ai: {sentence}", err=True)
+    context.exit(1 if broken else 0)
 
 
-def _versions(catalog: Catalog) -> Iterator[tuple[ModelEntry, bool]]:
-    """Yield every version of every model, and whether the model's name means it."""
-    names = set(catalog.names())
-    for plain in sorted({name.partition("@")[0] for name in names}):
-        if plain in names:
-            current, *others = catalog.versions(plain)
-            yield current, True
-        else:
-            others = [catalog.get(name) for name in sorted(names) if name.partition("@")[0] == plain]
-        yield from ((one, False) for one in others)
+def _versions(catalog: Catalog, broken: Callable[[str], object]) -> Iterator[tuple[ModelEntry, bool]]:
+    """Yield every version of every model, and whether the model's name means it; `broken` is told of the others."""
+    for plain in sorted({name.partition("@")[0] for name in catalog.names()}):
+        try:
+            yield from _versions_of(catalog, plain)
+        except ConfigError as error:
+            broken(error.message)
+
+
+def _versions_of(catalog: Catalog, plain: str) -> Iterator[tuple[ModelEntry, bool]]:
+    names = catalog.names()
+    if plain in names:
+        current, *others = catalog.versions(plain)
+        yield current, True
+    else:
+        others = [catalog.get(name) for name in names if name.partition("@")[0] == plain]
+    yield from ((one, False) for one in others)
 
 
 @models.command("check")

@@ -16,6 +16,7 @@ _SQLITE = (
     ("SQLITE_BUSY", "another process has held it for too long"),
     ("SQLITE_IOERR", "its disk does not answer, or is full"),
     ("SQLITE_CORRUPT", "its file is damaged; restore a backup"),
+    ("SQLITE_ERROR", "its tables are not those of this program; run `imaging-ai db upgrade`"),
     ("SQLITE_NOTADB", "its file is no database, or damaged; restore a backup"),
 )
 #: By words of a server that was not come into: libpq gives no code for these.
@@ -24,6 +25,7 @@ _POSTGRESQL = (
     ("does not exist", "it has no such database, or no such user; see database.url"),
     ("pg_hba.conf", "it lets nobody in from this machine as this user; see its pg_hba.conf"),
     ("refused", "nobody listens there; see whether it runs, and database.url"),
+    ("resolve", "its host is not known; see database.url"),
     ("host name", "its host is not known; see database.url"),
     ("timeout", "there was no answer in time; see whether it runs, and database.url"),
     ("connection slots", "it has no connection left; raise its max_connections"),
