@@ -20,6 +20,8 @@ __all__ = ["Reader", "Reading"]
 
 #: Pages are read where the kernel has them: a page of results is on a hundred pages of the file.
 _MAPPED = f"PRAGMA mmap_size = {1 << 32}"
+#: So many connections wait for the next search: each keeps what it has read and prepared.
+_KEPT = 8
 
 
 class Reading:
@@ -81,7 +83,10 @@ class Reader:
         except BaseException:
             connection.close()
             raise
-        self._idle.append(connection)
+        if len(self._idle) < _KEPT:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
     def _connect(self) -> Any:
         pooled = self._database.engine.raw_connection()

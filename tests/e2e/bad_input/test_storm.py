@@ -6,6 +6,7 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -91,5 +92,6 @@ def test_more_silent_connections_than_are_taken_keep_nobody_out(server: Server, 
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard > 0 else 4096, hard))
     with many([socket.create_connection(("127.0.0.1", server.http_port), timeout=10) for _ in range(1_200)]) as socks:
         for sock in socks:
-            sock.sendall(words)
+            with suppress(OSError):  # it had to make room already
+                sock.sendall(words)
         assert server.get("/health/live").status_code == 200
