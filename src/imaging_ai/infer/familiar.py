@@ -28,6 +28,8 @@ __all__ = ["Familiar", "Heard", "deepest_layer", "familiar_of", "fit", "listenin
 _FEWEST = 5
 _USUAL = 95.0
 _LEAST = 1e-6
+#: Of the mean over all features. One that is silent in all series but one must not count more than all others together.
+_QUIET_SIZE, _QUIET_SPREAD = 0.01, 0.25
 _Vector = NDArray[np.float64]
 
 
@@ -178,9 +180,11 @@ def fit(layer: str, features: Sequence[_Vector]) -> Familiar:
 
 def _described(layer: str, rows: NDArray[np.float64]) -> Familiar:
     """Return mean and shrunk covariance (Ledoit and Wolf 2004, lemmas 3.2 to 3.4), by its main directions."""
-    size = np.abs(rows).mean(axis=0) + _LEAST
+    size = np.abs(rows).mean(axis=0)
+    size = np.maximum(size, _QUIET_SIZE * size.mean()) + _LEAST
     logs = _compressed(rows, size)
-    spread = logs.std(axis=0) + _LEAST
+    spread = logs.std(axis=0)
+    spread = np.maximum(spread, _QUIET_SPREAD * spread.mean()) + _LEAST
     mean = (logs / spread).mean(axis=0)
     away = logs / spread - mean
     count, features = away.shape
@@ -190,7 +194,7 @@ def _described(layer: str, rows: NDArray[np.float64]) -> Familiar:
     off = float(((variances - usual) ** 2).sum() + (features - len(variances)) * usual**2) / features
     lengths = (away**2).sum(axis=1)
     noise = float(lengths @ lengths / count - variances @ variances) / (count * features)
-    shrinkage = min(1.0, max(noise / off, _LEAST))
+    shrinkage = min(1.0, max(noise / off, _LEAST)) if off else 1.0  # of one feature there is one direction
     shrunk = (1 - shrinkage) * variances + shrinkage * usual
     return Familiar(layer, size, spread, mean, directions, shrunk, shrinkage * usual, 1.0, count)
 

@@ -116,6 +116,24 @@ def test_what_was_left_out_scores_about_one_and_what_lies_elsewhere_more(feature
     assert familiar.score(features[0] * 30) > 1.5 * max(known)
 
 
+@pytest.mark.parametrize("spoke", [0.0, 0.01])
+def test_a_feature_that_is_silent_but_once_neither_hides_nor_exaggerates(
+    features: NDArray[np.float64], spoke: float
+) -> None:
+    rows = np.c_[features, np.zeros(len(features))]
+    rows[3, -1] = spoke
+    familiar = fit("layer", list(rows[:12]))
+    assert 0.1 < np.median([familiar.score(row) for row in rows[12:]]) < 1
+    assert familiar.score(rows[0] * 30) > 5
+    whispering = rows[20] + np.eye(21)[-1] * 1e-4
+    assert familiar.score(whispering) == pytest.approx(familiar.score(rows[20]), rel=0.05)
+
+
+def test_a_layer_of_one_feature_is_enough() -> None:
+    familiar = fit("layer", [np.array([5 + k / 10]) for k in range(9)])
+    assert familiar.score(np.array([5.4])) < 1 < familiar.score(np.array([20.0]))
+
+
 def test_statistics_say_the_same_after_they_were_written(tmp_path: Path, features: NDArray[np.float64]) -> None:
     familiar = fit("net.2", list(features))
     write_familiar(familiar, tmp_path / "features.npz")
