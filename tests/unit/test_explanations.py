@@ -246,3 +246,17 @@ def concept(item: Dataset) -> str:
 
 def referenced(item: pydicom.Dataset) -> list[str]:
     return [str(one.ReferencedSOPInstanceUID) for one in item.get("ReferencedSOPSequence") or ()]
+
+
+def test_a_label_that_got_another_number_is_explained_by_no_channel(tmp_path: Path) -> None:
+    bundle = phantoms.threshold_bundle(tmp_path / "renamed")
+    file = bundle / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    renamed = {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1], "target_labels": [2]}
+    config["postprocessing"]["transforms"].append(renamed)
+    file.write_text(json.dumps(config))
+    toml = bundle / "dicom.toml"
+    toml.write_text(toml.read_text().replace("value = 1", "value = 2"))
+    analysis = analysed(load_bundle(read_model(bundle)), CORNER, ["integrated-gradients"])
+    assert [one.kind for one in analysis.objects] == ["SEG", "SR"]
+    assert "its label is perhaps not a channel of the network" in str(analysis.provenance["notes"])
