@@ -17,7 +17,7 @@ GLOBAL, FILTERED = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
 SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
 STATE, TRANSACTION, LABEL = "00741000", "00081195", "00741204"
 STATE_REPORT, CANCEL_REQUESTED = 1, 2
-#: PS3.18 has 400 for a Transaction UID that is missing or wrong; servers with DIMSE behind them say 409.
+#: Tables 11.6.3-1 and 11.7.3-1 have two rows for a Transaction UID that is missing or wrong, and for a wrong state.
 REFUSED = (400, 409)
 
 Attributes = dict[str, Any]

@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ __all__ = [
     "check_certificate",
     "check_clock",
     "check_database",
+    "check_deliveries",
     "check_destination",
     "check_disk",
     "check_model",
@@ -243,6 +244,19 @@ def check_broker(ping: Callable[[], object]) -> Finding:
         return "answers"
 
     return _tried("broker", act, "see broker.url and whether Redis runs; `embedded` needs no server")
+
+
+def check_deliveries(strays: Callable[[], Mapping[str, int]]) -> Finding:
+    """No result waits for a destination that the settings do not name."""
+
+    def act() -> str:
+        if found := strays():
+            told = ", ".join(f"{count} for {name}" for name, count in found.items())
+            raise ConfigError(f"results wait for destinations that no [[destinations]] names: {told}")
+        return "none waits for an unknown destination"
+
+    remedy = "name it in the settings again, or `imaging-ai deliveries redirect NAME TO`, or `deliveries give-up NAME`"
+    return _tried("deliveries", act, remedy)
 
 
 def check_sandbox(walls: Callable[[], Walls]) -> Finding:

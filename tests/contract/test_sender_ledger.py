@@ -7,15 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlmodel import select
 
 from imaging_ai.core.job import DeliveryState, Priority
 from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.errors import NotFound
 from imaging_ai.send.deliveries import Batch, Settlement
+from imaging_ai.send.strays import give_up, redirect, stray, tell_strays
 from services.results import Results
 
 SENT, CONFIRMED, DEAD, WAITING = (
@@ -170,6 +172,24 @@ def test_of_one_destination_the_urgent_job_goes_first(results: Results) -> None:
     assert claim(results).job_id == urgent
 
 
+def test_a_claim_looks_at_no_more_than_the_beginning_of_what_waits(tmp_path: Path) -> None:
+    """However much waits, and for whom: the writer's lock of SQLite is held meanwhile."""
+    results = Results(f"sqlite:///{tmp_path / 'test.db'}", tmp_path)
+    results.job(destinations=["pacs", "gone"])
+    statements: list[tuple[str, Any]] = []
+    event.listen(results.database.engine, "before_cursor_execute", lambda *told: statements.append((told[2], told[3])))
+    claim(results, destinations=["pacs"])  # type: ignore[arg-type]
+    claimed, values = next(one for one in statements if "UPDATE delivery" in one[0])
+    with results.database.engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {claimed}", values)]
+    searches = [step for step in plan if " delivery" in step or " other" in step]
+    assert len(searches) > 6
+    turn = "COVERING INDEX delivery_turn (destination=? AND state=? AND priority=? AND next_attempt_at<?)"
+    ends = (turn, "INTEGER PRIMARY KEY (rowid=?)", "INDEX ix_delivery_job_id (job_id=?)")
+    assert all(step.endswith(ends) for step in searches), plan
+    results.database.dispose()
+
+
 def test_what_is_not_due_waits(results: Results) -> None:
     results.job()
     batch = claim(results)
@@ -288,3 +308,80 @@ def test_deliveries_are_found_by_job_destination_and_state(results: Results) -> 
 def test_a_delivery_that_does_not_exist_is_not_found(results: Results) -> None:
     with pytest.raises(NotFound, match="no delivery 7"):
         results.deliveries.get(7)
+
+
+def test_what_waits_for_a_destination_that_nobody_names_says_so(
+    results: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    results.job(destinations=["pacs", "gone"])
+    settle(results, claim(results, destinations=["gone"]), SENT)  # type: ignore[arg-type]
+    lost, _ = results.job(destinations=["gone"])
+    assert stray(results.database, ["pacs"]) == {"gone": 2}
+    assert stray(results.database, ["pacs", "gone"]) == {}
+    assert tell_strays(results.database, ["pacs"]) == 2
+    assert tell_strays(results.database, ["pacs"]) == 0, "once"
+    assert caplog.text.count("2 results wait for destinations") == 1
+    reasons = {one.destination: one.reason for one in results.deliveries.find(states=[DeliveryState.WAITING])}
+    assert ("no [[destinations]]" in reasons["gone"], reasons["pacs"]) == (True, "")
+    batch = claim(results, after="pacs")
+    assert (batch.job_id, batch.destination) == (lost, "gone"), "named again, they are sent"
+    assert settle(results, batch, CONFIRMED) == 2
+    assert {one.reason for one in results.deliveries.find(job_id=lost)} == {""}
+
+
+def test_what_is_given_up_is_sent_no_more_until_somebody_replays_it(results: Results) -> None:
+    first, _ = results.job(destinations=["gone"])
+    second, _ = results.job(destinations=["gone", "pacs"])
+    busy = claim(results, destinations=["gone"])  # type: ignore[arg-type]
+    assert give_up(results.database, "gone", actor="root") == 2
+    assert give_up(results.database, "pacs", job_id=second, actor="root") == 2
+    with pytest.raises(NotFound, match="nothing waits for gone"):
+        give_up(results.database, "gone", actor="root")
+    with pytest.raises(NotFound):
+        give_up(results.database, "pacs", job_id=first, actor="root")
+    assert settle(results, busy, CONFIRMED) == 2, "what is being sent just now stays untouched"
+    assert Counter(states(results)) == {"CONFIRMED": 2, "DEAD": 4}
+    assert {one.reason for one in results.deliveries.find(states=[DeliveryState.DEAD])} == {"given up by hand"}
+    assert results.deliveries.claim("worker", 60.0) is None
+    assert audited(results, "give-up") == {("root", "gone", ""): 2, ("root", "pacs", ""): 2}
+    assert results.deliveries.replay(destination="pacs") == 2
+    assert claim(results).destination == "pacs"
+
+
+def test_what_was_sent_is_not_looked_for_any_longer_when_it_is_given_up(results: Results) -> None:
+    results.job(destinations=["gone"])
+    checked = Settlement(DeliveryState.SENT, "not seen yet", next_attempt_at=0.0, was_sent=True)
+    settle(results, claim(results), checked)
+    assert stray(results.database, []) == {"gone": 2}
+    assert give_up(results.database, "gone", actor="root") == 2
+    assert (set(states(results)), stray(results.database, [])) == ({"SENT"}, {})
+
+
+def test_what_is_redirected_goes_to_the_other_destination_and_nothing_twice(results: Results) -> None:
+    dead, _ = results.job(destinations=["gone"])
+    settle(results, claim(results), DEAD)
+    arrived, _ = results.job(destinations=["gone"])
+    settle(results, claim(results), CONFIRMED)
+    both, _ = results.job(destinations=["gone", "pacs"])
+    waiting, _ = results.job(["SEG"], destinations=["gone"])
+    assert redirect(results.database, "gone", "pacs", job_id=waiting, actor="root") == 1
+    assert redirect(results.database, "gone", "pacs", actor="root") == 4
+    assert {one.destination for one in results.deliveries.find(job_id=arrived)} == {"gone"}
+    there = results.deliveries.find(destination="pacs")
+    assert Counter((one.job_id, one.state.value, one.attempts) for one in there) == {
+        (dead, "WAITING", 0): 2,
+        (both, "WAITING", 0): 2,
+        (waiting, "WAITING", 0): 1,
+    }
+    (reason,) = {one.reason for one in results.deliveries.find(job_id=both, destination="gone")}
+    assert reason == "goes to pacs anyway"
+    assert audited(results, "redirect") == {("root", "gone", "to pacs"): 3}
+    assert audited(results, "give-up") == {("root", "gone", ""): 2}
+    with pytest.raises(NotFound):
+        redirect(results.database, "gone", "pacs", actor="root")
+
+
+def audited(results: Results, action: str) -> Counter[tuple[str, str, str]]:
+    with results.database.read() as session:
+        events = session.exec(select(AuditEventRow).where(AuditEventRow.action == action)).all()
+    return Counter((one.actor, one.origin, one.detail) for one in events)

@@ -21,17 +21,23 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from sqlalchemy import text
 
 from imaging_ai import audit
 from imaging_ai.audit.anchor import anchors_in
 from imaging_ai.audit.context import Source
 from imaging_ai.audit.feed import Feed, Keeper
+from imaging_ai.audit.keys import Keyring, open_keys
+from imaging_ai.audit.rotation import rotate_key
 from imaging_ai.audit.syslog import Receiver, packet
+from imaging_ai.audit.trail import attach
+from imaging_ai.audit.verify import feed_seal, verify
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ConfigError, DeliveryUnavailable
 from services import free_port, require_program, wait_until
 
+KEYS = Keyring.of(b"k" * 32)
 SOURCE = Source("IMAGINGAI", "server.example")
 SEQUENCE = re.compile(rb'type="sequence" value="([^"]+)"')
 
@@ -127,6 +133,7 @@ def listener(certificate: Path) -> Iterator[Listener]:
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/x.db")
+    attach(database, KEYS)
     migrate.upgrade(database)
     yield database
     database.dispose()
@@ -204,6 +211,74 @@ def test_a_trail_that_was_cut_off_is_told_and_sent_once_more(
     one.send_some()
     assert "event 5 of the audit trail was sent and is gone" in caplog.text
     assert listener.sequences == [1, 2, 3, 4, 5, 1, 2, 3]
+
+
+@pytest.mark.parametrize("seal", ["", "0" * 64, feed_seal(b"an earlier key, or somebody's own!", "syslog", 9)])
+def test_who_moves_on_what_was_sent_has_it_all_sent_and_is_told_of(
+    database: Database, listener: Listener, certificate: Path, caplog: pytest.LogCaptureFixture, seal: str
+) -> None:
+    one = feed(database, listener.port, certificate)
+    write(database, 3)
+    one.send_some()
+    write(database, 6)
+    assert verify(database, KEYS).whole
+    with database.write() as session:
+        values = {"seal": seal}
+        session.connection().execute(text("UPDATE audit_feed SET sent = 9, seal = :seal"), values)
+    (told,) = verify(database, KEYS).broken
+    assert (told.sequence, "not what was noted" in told.reason) == (9, True)
+    one.send_some()
+    assert "noted by somebody else" in caplog.text
+    assert listener.sequences == [1, 2, 3, *range(1, 10)]
+    assert not one.send_some()
+    assert verify(database, KEYS).whole
+
+
+def test_a_note_that_was_good_once_only_has_events_sent_again(
+    database: Database, listener: Listener, certificate: Path
+) -> None:
+    one = feed(database, listener.port, certificate)
+    write(database, 2)
+    one.send_some()
+    with database.read() as session:
+        (old,) = session.connection().exec_driver_sql("SELECT sent, seal FROM audit_feed").all()
+    write(database, 2)
+    one.send_some()
+    with database.write() as session:
+        session.connection().execute(text("UPDATE audit_feed SET sent = :sent, seal = :seal"), old._asdict())
+    one.send_some()
+    assert listener.sequences == [1, 2, 3, 4, 3, 4]
+
+
+def test_nobody_holds_the_feed_for_ever(database: Database, listener: Listener, certificate: Path) -> None:
+    one = feed(database, listener.port, certificate)
+    write(database, 1)
+    one.send_some()
+    write(database, 1)
+    with database.write() as session:
+        session.connection().exec_driver_sql("UPDATE audit_feed SET owner = 'nobody', lease_until = 1e12")
+    one.send_some()
+    assert listener.sequences == [1, 2]
+
+
+def test_a_rotation_of_the_key_loses_and_repeats_nothing(
+    database: Database, listener: Listener, certificate: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "audit.key").write_text(KEYS.key.hex() + "\n")
+    (tmp_path / "audit.key").chmod(0o600)
+    attach(database, open_keys(tmp_path / "audit.key"))
+    one = feed(database, listener.port, certificate)
+    write(database, 2)
+    one.send_some()
+    keys = rotate_key(database, tmp_path / "audit.key", actor="root")
+    write(database, 2)
+    one.send_some()
+    assert listener.sequences == [1, 2, 3, 4, 5]
+    assert verify(database, keys).whole
+    with database.write() as session:
+        values = {"seal": feed_seal(KEYS.key, "syslog", 9)}
+        session.connection().execute(text("UPDATE audit_feed SET sent = 9, seal = :seal"), values)
+    assert not verify(database, keys).whole, "the old key notes nothing any more"
 
 
 @pytest.mark.parametrize("url", ["http://x", "tls://", "tls://x:port", "tls://x/path", "udp://x:70000", "x:514"])

@@ -152,8 +152,11 @@ class Archive:
         return kept
 
     def leave(self, visit: Visit) -> None:
-        """Note in the audit what a visit has brought, at its end."""
+        """Note in the audit what a visit has brought, at its end, and how much of that was refused."""
         with self.database.write() as session:
+            for series_instance_uid, count in visit.refused.items():
+                if count > 1:  # the first is there already
+                    _note_conflict(session, visit, "series", series_instance_uid, f"{count} instances ")
             for series_id, series_instance_uid in visit.series_uids.items():
                 record(
                     session,
@@ -221,18 +224,12 @@ class Archive:
             self._group.run(arrival)
 
     def _refuse(self, arrival: Arrival) -> None:
-        uid = arrival.header.sop_instance_uid
-        with self.database.write() as session:
-            record(
-                session,
-                "store-instance",
-                object_type="instance",
-                object_uid=uid,
-                actor=arrival.visit.source,
-                origin=arrival.visit.origin_address,
-                outcome="refused",
-                detail="instance-conflict: held with other content",
-            )
+        """Refuse an instance; the first of a series and visit is in the audit at once, the others when it ends."""
+        uid, series, visit = arrival.header.sop_instance_uid, arrival.header.series_instance_uid, arrival.visit
+        visit.refused[series] = visit.refused.get(series, 0) + 1
+        if visit.refused[series] == 1:
+            with self.database.write() as session:
+                _note_conflict(session, visit, "instance", uid)
         raise InstanceConflict(f"SOP instance {uid} is held with other content; the first is kept")
 
     def drop(self, blob: BlobRef) -> None:
@@ -337,6 +334,19 @@ class Archive:
             except ImagingAiError as error:
                 _log.warning("what is stored could not be settled, which costs time at the next start: %s", error)
         self._index.close()
+
+
+def _note_conflict(session: Session, visit: Visit, object_type: str, object_uid: str, what: str = "") -> None:
+    record(
+        session,
+        "store-instance",
+        object_type=object_type,
+        object_uid=object_uid,
+        actor=visit.source,
+        origin=visit.origin_address,
+        outcome="refused",
+        detail=f"instance-conflict: {what}held with other content",
+    )
 
 
 def _source(head: bytes) -> str:

@@ -113,13 +113,17 @@ _FIND_INSTANCE = (
 
 @dataclass(slots=True)
 class Visit:
-    """One association or one STOW request: who brings instances, and how many of which series it has brought."""
+    """One association or one STOW request: who brings instances, and how many of which series it has brought.
+
+    `refused` are how many of which Series Instance UID were held with other content.
+    """
 
     source: str
     origin_address: str
     door: str
     series: dict[int, int] = field(default_factory=dict)
     series_uids: dict[int, str] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from imaging_ai.archive import find
 from imaging_ai.archive.batch import Arrival, Batch, KnownRows
-from imaging_ai.audit.trail import append, keys_of
+from imaging_ai.audit.trail import append
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import DatabaseUnavailable
 
@@ -94,8 +94,8 @@ class Index:
                 self._forget_deleted(cursor)
             batch.put(arrivals)
             if batch.events:
-                keys, shared = keys_of(self._database.info), not self._database.is_sqlite
-                append(partial(self._execute, cursor), batch.events, keys, shared=shared)
+                shared = not self._database.is_sqlite
+                append(partial(self._execute, cursor), batch.events, self._database.info, shared=shared)
             self._doubt(arrivals, True)
             connection.commit()
             self._doubt(arrivals, False)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import text
 from sqlmodel import Session
 
 from imaging_ai.audit.event import Event, Outcome
-from imaging_ai.audit.trail import append, keys_of
+from imaging_ai.audit.trail import append, executor
 from imaging_ai.db.engine import before_commit
 
 __all__ = ["Event", "Outcome", "event", "record"]
@@ -68,9 +67,5 @@ def _kept(words: str) -> str:
 
 def _seal(session: Session) -> None:
     connection = session.connection()
-    append(
-        lambda statement, values: connection.execute(text(statement), values),
-        session.info.pop(_WAITING),
-        keys_of(session.info),
-        shared=connection.dialect.name != "sqlite",
-    )
+    shared = connection.dialect.name != "sqlite"
+    append(executor(connection), session.info.pop(_WAITING), session.info, shared=shared)

@@ -69,6 +69,8 @@ ACTIONS: dict[str, Action] = {
     "decrypt-objects": Action("what is stored was decrypted", _SECURITY, "E", _CONFIGURED),
     "rewrap-keys": Action("keys of what is stored were sealed with another key", _SECURITY, "E", _CONFIGURED),
     "replay": Action("a result is sent once more, by hand", _PROCEDURE, "U"),
+    "redirect": Action("a result goes to another destination, by hand", _PROCEDURE, "U"),
+    "give-up": Action("a result is not sent any more, by hand", _PROCEDURE, "U"),
     # reading and searching
     "read-instances": Action("instances were retrieved", _ACCESSED, "R"),
     "read-metadata": Action("the attributes of instances were retrieved", _ACCESSED, "R"),
@@ -116,6 +118,7 @@ ACTIONS: dict[str, Action] = {
     "audit.search": Action("the audit trail was searched", _AUDIT_USED, "R"),
     "audit.export": Action("the audit trail was exported", _AUDIT_USED, "R"),
     "audit.archive": Action("a segment was taken out of the audit trail", _AUDIT_USED, "D"),
+    "audit.rotate-key": Action("another key seals the audit trail from here on", _SECURITY, "E", _CONFIGURED),
 }
 
 _UNDECLARED = Action("something else was done", _APPLICATION, "E")

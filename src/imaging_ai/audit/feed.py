@@ -1,7 +1,8 @@
 """The live feed: every event goes to a syslog server, at least once, in the order of the trail.
 
 How far it was sent stands in the database, and who sends: one process at a time, by a lease. What was sent and
-not noted is sent again; the number and the seal in each message tell. A server that is away blocks only the feed.
+not noted is sent again; the number and the seal in each message tell. The note is sealed with the key of the trail, so
+that nobody can have events passed over by moving it on. A server that is away blocks only the feed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from imaging_ai.audit.anchor import anchor
 from imaging_ai.audit.context import Source
@@ -20,7 +21,8 @@ from imaging_ai.audit.event import Entry
 from imaging_ai.audit.export import rendered
 from imaging_ai.audit.search import Search, find
 from imaging_ai.audit.syslog import Receiver, packet
-from imaging_ai.audit.trail import head
+from imaging_ai.audit.trail import executor, head, newest_keys
+from imaging_ai.audit.verify import feed_seal
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import ImagingAiError
 
@@ -32,13 +34,16 @@ _NAME = "syslog"
 _BATCH = 500
 _LEASE_SECONDS = 60.0
 _BEGIN = (
-    "INSERT INTO audit_feed (name, sent, owner, lease_until) VALUES (:name, 0, '', 0) ON CONFLICT (name) DO NOTHING"
+    "INSERT INTO audit_feed (name, sent, owner, lease_until, seal) VALUES (:name, 0, '', 0, '') "
+    "ON CONFLICT (name) DO NOTHING"
 )
 _CLAIM = (
     "UPDATE audit_feed SET owner = :owner, lease_until = :until WHERE name = :name "
-    "AND (owner = :owner OR lease_until < :now) RETURNING sent"
+    "AND (owner = :owner OR lease_until NOT BETWEEN :now AND :longest) RETURNING sent, seal"
 )
-_SENT = "UPDATE audit_feed SET sent = :sent, lease_until = :until WHERE name = :name AND owner = :owner"
+_GO_ON = "UPDATE audit_feed SET lease_until = :until WHERE name = :name AND owner = :owner"
+_SENT = "UPDATE audit_feed SET sent = :sent, seal = :seal WHERE name = :name AND owner = :owner"
+_NOTE = "SELECT sent, seal FROM audit_feed WHERE name = :name"
 
 
 class Feed:
@@ -76,18 +81,37 @@ class Feed:
 
     def _sent(self) -> int | None:
         with self._database.read() as session:
-            query = text("SELECT sent FROM audit_feed WHERE name = :name")
-            found: int | None = session.connection().scalar(query, {"name": _NAME})
-        return found
+            row = session.connection().execute(text(_NOTE), {"name": _NAME}).first()
+            return None if row is None or not self._is_ours(session.connection(), *row) else int(row.sent)
 
     def _claim(self) -> int | None:
         """Return how far the trail was sent, when it is ours to go on, else None."""
         now = time.time()
         with self._database.write() as session:
-            session.connection().execute(text(_BEGIN), {"name": _NAME})
-            values = {"name": _NAME, "owner": self._owner, "now": now, "until": now + _LEASE_SECONDS}
-            claimed: int | None = session.connection().scalar(text(_CLAIM), values)
-        return claimed
+            connection = session.connection()
+            connection.execute(text(_BEGIN), {"name": _NAME})
+            until = now + _LEASE_SECONDS
+            values = {
+                "name": _NAME,
+                "owner": self._owner,
+                "now": now,
+                "until": until,
+                "longest": until + _LEASE_SECONDS,
+            }
+            row = connection.execute(text(_CLAIM), values).first()
+            if row is None:
+                return None
+            if self._is_ours(connection, *row):
+                return int(row.sent)
+        _log.error(
+            "how far the audit trail was sent (%d) was noted by somebody else: all of it is sent again", row.sent
+        )
+        return 0
+
+    def _is_ours(self, connection: Connection, sent: int, sealed: str) -> bool:
+        """Say whether a note is what was noted here; that nothing was sent needs no seal."""
+        keys = newest_keys(executor(connection), self._database.info)
+        return not sent or feed_seal(keys.key, _NAME, sent) == sealed
 
     def _next(self, sent: int) -> list[Entry]:
         with self._database.read() as session:
@@ -96,7 +120,10 @@ class Feed:
     def _note(self, sent: int) -> None:
         values = {"name": _NAME, "owner": self._owner, "sent": sent, "until": time.time() + _LEASE_SECONDS}
         with self._database.write() as session:
-            session.connection().execute(text(_SENT), values)
+            execute = executor(session.connection())
+            execute(_GO_ON, values)  # first, so that whoever rotates the key waits, or was waited for
+            keys = newest_keys(execute, self._database.info)
+            execute(_SENT, {**values, "seal": feed_seal(keys.key, _NAME, sent)})
 
 
 class Keeper:

@@ -1,7 +1,8 @@
 """The keys that seal the audit trail: lines of a file that only this program may read.
 
-The last line seals; the lines above it are what earlier events were sealed with (`imaging-ai audit rotate-key`).
-Replicas share the file. Each key has an id, made of the key by SHA-256, which stands with every event that it seals.
+The last line seals; the lines above it are what earlier events were sealed with (`audit.rotation`), and what comes
+after the first event of a later line is not. Replicas share the file. Each key has an id, made of the key by SHA-256,
+which stands with every event that it seals.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imaging_ai.errors import ConfigError
+from imaging_ai.errors import ConfigError, UnavailableError
 
-__all__ = ["Keyring", "open_keys", "rotate"]
+__all__ = ["Keyring", "add_key", "open_keys"]
 
 _BYTES = 32
 #: May not be set: written by the group, or anything by others.
@@ -26,21 +27,41 @@ _TOO_OPEN = 0o027
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keyring:
-    """Keys by their ids, and the id of the one that seals."""
+    """Keys by their ids, the oldest first, the id of the one that seals, and the file that they are from."""
 
     keys: Mapping[str, bytes]
     current: str
+    path: Path | None = None
 
     @property
     def key(self) -> bytes:
         """The key that seals."""
         return self.keys[self.current]
 
+    def replaced(self, key_id: str, other: str) -> bool:
+        """Say whether a key was replaced by another one of these."""
+        ids = list(self.keys)
+        return key_id != other and key_id in ids and other in ids and ids.index(key_id) < ids.index(other)
+
+    def again(self) -> Keyring:
+        """Read the file again.
+
+        Raises
+        ------
+        UnavailableError
+            If it cannot be read now, or holds no keys.
+        """
+        assert self.path is not None
+        try:
+            return Keyring.of(*_read(self.path), path=self.path)
+        except ConfigError as error:
+            raise UnavailableError(error.message) from None
+
     @classmethod
-    def of(cls, *keys: bytes) -> Keyring:
+    def of(cls, *keys: bytes, path: Path | None = None) -> Keyring:
         """Make a ring whose last key seals."""
         named = {_id_of(key): key for key in keys}
-        return cls(named, _id_of(keys[-1]))
+        return cls(named, _id_of(keys[-1]), path)
 
     @classmethod
     def passing(cls) -> Keyring:
@@ -59,14 +80,14 @@ def open_keys(path: Path) -> Keyring:
     if not path.exists():
         with contextlib.suppress(FileExistsError):  # another role was faster: its key is ours
             _write(path, [secrets.token_bytes(_BYTES)], fresh=True)
-    return Keyring.of(*_read(path))
+    return Keyring.of(*_read(path), path=path)
 
 
-def rotate(path: Path) -> Keyring:
-    """Add a new key to the file; it seals from the next start of each role on."""
+def add_key(path: Path) -> Keyring:
+    """Add a new key to the file, for `audit.rotation`."""
     keys = [*_read(path), secrets.token_bytes(_BYTES)]
     _write(path, keys, fresh=False)
-    return Keyring.of(*keys)
+    return Keyring.of(*keys, path=path)
 
 
 def _id_of(key: bytes) -> str:

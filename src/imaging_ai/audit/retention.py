@@ -81,7 +81,7 @@ def archive_events(
         connection = session.connection()
         connection.execute(text(_CHECKPOINT), msgspec.structs.asdict(end))
         connection.execute(text(_DELETE), {"last": last})
-        told = f"{report.begins_after + 1} to {last}, {end.hash}"
+        told = f"{report.begins_after + 1} to {last}, {end.hash}"  # `verify` looks for it
         audit.record(session, "audit.archive", object_type="audit", object_uid="", actor=actor, detail=told)
     return end
 

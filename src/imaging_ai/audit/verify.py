@@ -9,15 +9,17 @@ from typing import Any
 from sqlalchemy import text
 
 from imaging_ai.audit.anchor import Anchor
-from imaging_ai.audit.event import GENESIS, seal
+from imaging_ai.audit.event import COLUMNS, GENESIS, seal
 from imaging_ai.audit.keys import Keyring
 from imaging_ai.audit.trail import pages
 from imaging_ai.db.engine import Database
 
-__all__ = ["Break", "Report", "check", "checkpoint_seal", "verify"]
+__all__ = ["Break", "Report", "check", "checkpoint_seal", "feed_seal", "verify"]
 
 _MOST_TOLD = 20
 _TYPES = (int, float, *(str,) * 9)
+_ACTION, _DETAIL = COLUMNS.index("action"), COLUMNS.index("detail")
+_FEED = "SELECT name, sent, seal FROM audit_feed ORDER BY name"
 _CHECKPOINT = "SELECT id, hash, key_id, seal FROM audit_checkpoint ORDER BY id DESC LIMIT 1"
 
 
@@ -31,7 +33,7 @@ class Break:
 
 @dataclass(slots=True)
 class Report:
-    """What was verified: the newest event, how many events and anchors, by which key which events were sealed.
+    """What was verified: the newest event and its key, how many events and anchors, by which key which were sealed.
 
     `broken` are the first breaks, of `breaks` altogether.
     """
@@ -40,6 +42,7 @@ class Report:
     begins_with: str = GENESIS
     last: int = 0
     hash: str = GENESIS
+    key_id: str = ""
     events: int = 0
     anchors: int = 0
     keys: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -67,13 +70,21 @@ def verify(database: Database, keys: Keyring, anchors: Iterable[Anchor | None] =
     """Read the whole trail, and say where it is not what was written. `anchors` are in the order of their writing."""
     report = Report()
     anchored = _Anchored(anchors, report)
-    _begin(database, keys, report)
+    untold = _begin(database, keys, report)
+    noted = _noted(database)
     anchored.passed(report.last, report.hash)
     for page in pages(database, report.last):
         for row in page:
             check(row, keys, report)
             anchored.passed(report.last, report.hash)
+            if untold and row[_ACTION] == "audit.archive" and str(row[_DETAIL]).endswith(untold):
+                untold = ""
+    if untold:
+        report.broke(report.begins_after, "no event tells of the checkpoint that the trail begins at")
+    if report.events and keys.replaced(report.key_id, keys.current):
+        report.broke(report.last, f"sealed with the key {report.key_id}, although it was replaced by {keys.current}")
     anchored.end()
+    _check_feed(noted, keys, report)
     return report
 
 
@@ -82,13 +93,32 @@ def checkpoint_seal(key: bytes, sequence: int, sealed: str, key_id: str) -> str:
     return seal(key, sealed, ["checkpoint", sequence, key_id])
 
 
-def _begin(database: Database, keys: Keyring, report: Report) -> None:
-    """Take the checkpoint for the beginning, where there is one."""
+def feed_seal(key: bytes, name: str, sent: int) -> str:
+    """Return the seal of the note that the events up to `sent` were sent to the receiver `name`."""
+    return seal(key, GENESIS, ["feed", name, sent])
+
+
+def _noted(database: Database) -> Sequence[Any]:
+    with database.read() as session:
+        return session.connection().execute(text(_FEED)).all()
+
+
+def _check_feed(noted: Sequence[Any], keys: Keyring, report: Report) -> None:
+    """Hold what is noted as sent against the trail: who moves the note on keeps events from being sent."""
+    for name, sent, sealed in noted:
+        if sent and feed_seal(keys.key, name, sent) != sealed:
+            report.broke(sent, f"that the events up to here were sent ({name}) is not what was noted")
+        elif sent > report.last:
+            report.broke(report.last + 1, f"missing: {report.last + 1} to {sent}, which were sent ({name})")
+
+
+def _begin(database: Database, keys: Keyring, report: Report) -> str:
+    """Take the checkpoint for the beginning, where there is one; return how the event ends that tells of it."""
     with database.read() as session:
         connection = session.connection()
         row = connection.execute(text(_CHECKPOINT)).first()
         if row is None:
-            return
+            return ""
         left = connection.scalar(text("SELECT min(id) FROM audit_event WHERE id <= :id"), {"id": row.id})
     report.begin(row.id, row.hash)
     key = keys.keys.get(row.key_id)
@@ -96,6 +126,7 @@ def _begin(database: Database, keys: Keyring, report: Report) -> None:
         report.broke(row.id, "the checkpoint that the trail begins at was not made with a key that is known here")
     if left is not None:
         report.broke(left, "the event stands before the checkpoint that the trail begins at")
+    return f" to {row.id}, {row.hash}"
 
 
 def check(row: Sequence[Any], keys: Keyring, report: Report) -> None:
@@ -108,8 +139,11 @@ def check(row: Sequence[Any], keys: Keyring, report: Report) -> None:
         report.broke(sequence, f"sealed with the key {str(key_id)[:16]!r}, which is not in the key file")
     elif tuple(map(type, row)) != _TYPES or seal(key, report.hash, row[:-1]) != sealed:
         report.broke(sequence, "the event, or the one before it, is not what was sealed")
+    elif key_id != report.key_id and keys.replaced(key_id, report.key_id):
+        report.broke(sequence, f"sealed with the key {key_id}, which was replaced before")
     else:
         report.keys[key_id] = (report.keys.get(key_id, (sequence,))[0], sequence)
+        report.key_id = key_id
     report.events += 1
     report.last, report.hash = sequence, str(sealed)
 

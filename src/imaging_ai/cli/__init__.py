@@ -14,6 +14,7 @@ from imaging_ai import __version__
 from imaging_ai.cli.admin import config, db, doctor
 from imaging_ai.cli.audit import audit
 from imaging_ai.cli.demo import demo
+from imaging_ai.cli.deliveries import deliveries
 from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
 from imaging_ai.cli.keeping import backup, holds, retention
@@ -52,6 +53,7 @@ _COMMANDS = (
     models,
     jobs,
     rules,
+    deliveries,
     config,
     db,
     doctor,

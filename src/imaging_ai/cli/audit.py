@@ -71,10 +71,14 @@ def anchor(context: click.Context, file: Path | None) -> None:
 @audit.command("rotate-key")
 @click.pass_context
 def rotate_key(context: click.Context) -> None:
-    """Add a new key, which seals from the next start of each role on; the old ones stay, to verify."""
+    """Have a new key seal from now on; the old ones stay, to verify what they have sealed until now.
+
+    On other hosts the roles wait for the key file to be brought there.
+    """
     from imaging_ai.wiring.audit import rotate_audit_key
 
-    click.echo(f"the new key is {rotate_audit_key(settings_of(context)).current}; now restart every role")
+    keys = rotate_audit_key(settings_of(context), actor=getpass.getuser())
+    click.echo(f"the new key is {keys.current}, in {keys.path}; bring that file to the other hosts, if there are any")
 
 
 @audit.command("export")

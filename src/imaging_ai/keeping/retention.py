@@ -12,7 +12,6 @@ removed, unless its study is on hold, a job on it has not ended, or a result of 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from imaging_ai.archive.find import INSTANCE, SERIES, STUDY, summarised
 from imaging_ai.core.instance import SeriesSummary
 from imaging_ai.core.job import DeliveryState, JobState
 from imaging_ai.core.matching import Conditions
+from imaging_ai.core.tables import name_of
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import DeliveryRow, HoldRow, JobRow
 from imaging_ai.errors import ConfigError, NotFound, OnHold
@@ -70,15 +70,8 @@ class RetentionRule:
         ConfigError
             If anything in it is unknown, missing or unreadable, or asks for what the index does not keep.
         """
-        name = mapping.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f'{where}: name is missing; give the rule a name, as in name = "research results"')
-        where = f"{where}: rule {name!r}"
-        for key in mapping:
-            if key not in _KEYS:
-                near = difflib.get_close_matches(key, _KEYS, n=1)
-                remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(_KEYS)}"
-                raise ConfigError(f"{where}: {key} is no key of a retention rule; {remedy}")
+        name = name_of(mapping, _KEYS, where, what="retention rule", example="research results")
+        where = f"{where}: retention rule {name!r}"
         origin = mapping.get("origin", "any")
         if origin not in get_args(Origin):
             raise ConfigError(f"{where}: origin is {origin!r}; choose {', '.join(get_args(Origin))}")

@@ -32,7 +32,7 @@ from imaging_ai.queue.workitem_elements import Elements, elements, first, items,
 from imaging_ai.queue.workitem_runs import RunRequest, priority_of
 from imaging_ai.queue.workitem_views import WorkItem, find, work_items
 
-__all__ = ["Conflict", "Who", "WorkItems", "cancel_row"]
+__all__ = ["UID_MISSING", "Conflict", "Who", "WorkItems", "cancel_row"]
 
 #: Text of Warning headers (PS3.18 11.6.3.2, 11.7.3.2, 11.8.3.2).
 UID_MISSING = "The Transaction UID is missing."

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable
 
 from imaging_ai.archive.usage import DailyUse
+from imaging_ai.audit.refusals import RefusalLog
 from imaging_ai.core.pace import Pace
 from imaging_ai.errors import NotAllowed, OverLimit
 from imaging_ai.receive.peers import ANYONE, Peer
-from imaging_ai.receive.refusals import RefusalLog
 
 __all__ = ["Allowance", "Allowances"]
 

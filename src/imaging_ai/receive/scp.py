@@ -21,6 +21,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from imaging_ai.archive.archive import Archive, Visit
 from imaging_ai.archive.usage import DailyUse
+from imaging_ai.audit.refusals import RefusalLog
 from imaging_ai.core.tls import ServerTls
 from imaging_ai.errors import ImagingAiError
 from imaging_ai.metrics import ASSOCIATIONS
@@ -31,7 +32,6 @@ from imaging_ai.receive.pdu import AssociateRequest, MalformedPdu, abort, accept
 from imaging_ai.receive.peers import certificate_of
 from imaging_ai.receive.plain import Handlers, Handover, PlainStorage, application_entity
 from imaging_ai.receive.policy import AssociationPolicy, Refusal
-from imaging_ai.receive.refusals import RefusalLog
 from imaging_ai.receive.session import StorageSession
 from imaging_ai.receive.waiting import WaitingRoom
 
@@ -246,7 +246,7 @@ class StorageScp:
 
     def _ended(self, visit: Visit, graceful: bool) -> None:
         """Tell the rest of the house that an association is over."""
-        if not visit.series:
+        if not visit.series and not visit.refused:
             return
         stored = sum(visit.series.values())
         _log.info(
@@ -258,7 +258,7 @@ class StorageScp:
         )
         try:
             self.archive.leave(visit)
-            if self._on_released is not None:
+            if self._on_released is not None and visit.series:
                 self._on_released(frozenset(visit.series), graceful)
         except ImagingAiError as error:
             _log.warning("the end of an association was not recorded: %s", error)

@@ -17,13 +17,13 @@ Everything here is pure: series and rules in, decisions out.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from imaging_ai.core.job import Priority
 from imaging_ai.core.matching import Conditions
+from imaging_ai.core.tables import name_of
 from imaging_ai.errors import ConfigError
 
 __all__ = ["Rule", "Select", "parse_rules"]
@@ -62,15 +62,8 @@ class Rule:
         ConfigError
             If anything in it is unknown, missing or unreadable; the text names `where`, the key and the remedy.
         """
-        name = mapping.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise ConfigError(f'{where}: name is missing; give the rule a name, as in name = "brain MR"')
+        name = name_of(mapping, _KEYS, where, what="rule", example="brain MR")
         where = f"{where}: rule {name!r}"
-        for key in mapping:
-            if key not in _KEYS:
-                near = difflib.get_close_matches(key, _KEYS, n=1)
-                remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(_KEYS)}"
-                raise ConfigError(f"{where}: {key} is no key of a rule; {remedy}")
         run = _names(mapping, "run", where)
         if not run:
             raise ConfigError(f'{where}: run names no model; name at least one, as in run = ["brain"]')

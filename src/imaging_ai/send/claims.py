@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Connection,
     RowMapping,
     Select,
@@ -16,15 +18,15 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    true,
     tuple_,
+    union_all,
     update,
 )
 from sqlmodel import SQLModel
 
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
-from imaging_ai.core.job import DeliveryState
+from imaging_ai.core.job import DeliveryState, Priority
 from imaging_ai.db.tables import DeliveryRow
 
 __all__ = ["OPEN_STATES", "Batch", "Item", "claim_batch", "held", "is_due"]
@@ -32,7 +34,7 @@ __all__ = ["OPEN_STATES", "Batch", "Item", "claim_batch", "held", "is_due"]
 OPEN_STATES = (DeliveryState.WAITING.value, DeliveryState.SENT.value)
 
 #: Whether a row may be chosen is looked up only for those whose turn it may be: far more than are ever under way.
-_CANDIDATES = 1000
+_CANDIDATES = 500
 
 _tables = SQLModel.metadata.tables
 _delivery = _tables[str(DeliveryRow.__tablename__)]
@@ -69,6 +71,8 @@ def claim_batch(
     after: str,
 ) -> Batch | None:
     """Take all due deliveries of one job to one destination, in one statement."""
+    if destinations is not None and not destinations:
+        return None
     head = _head(now, destinations, after).cte("head")
     rows = connection.execute(
         update(_delivery)
@@ -115,31 +119,49 @@ def _head(now: float, destinations: Collection[str] | None, after: str) -> Selec
 
     Only the first due row of a job and destination may be chosen, so that locking it (PostgreSQL) locks them all.
     """
-    job = _tables["job"]
     other = _delivery.alias("other")
-    same = and_(other.c.job_id == _delivery.c.job_id, other.c.destination == _delivery.c.destination)
+    there = func.coalesce(other.c.destination, "")  # no column alone, so that the index of the job is taken
+    same = and_(other.c.job_id == _delivery.c.job_id, there == _delivery.c.destination)
     blocked = or_(
         and_(_still_due(now, other), other.c.id < _delivery.c.id),
         other.c.state == DeliveryState.SENDING.value,
     )
-    of_ours = true() if destinations is None else _delivery.c.destination.in_(sorted(destinations))
     turn = (
         _delivery.c.destination <= after,
         _delivery.c.destination,
-        job.c.priority.desc(),
+        _delivery.c.priority.desc(),
         _delivery.c.next_attempt_at,
         _delivery.c.id,
     )
-    joined = _delivery.join(job, job.c.id == _delivery.c.job_id)
-    first = select(_delivery.c.id).select_from(joined).where(is_due(now), of_ours).order_by(*turn).limit(_CANDIDATES)
+    if destinations is None:
+        first: Any = select(_delivery.c.id).where(is_due(now)).order_by(*turn).limit(_CANDIDATES)
+    else:
+        first = _candidates(now, destinations)
     return (
         select(_delivery.c.job_id, _delivery.c.destination)
-        .select_from(joined)
         .where(_delivery.c.id.in_(first), _still_due(now), ~exists().where(same, blocked))
         .order_by(*turn)
         .limit(1)
         .with_for_update(skip_locked=True, of=_delivery)
     )
+
+
+def _candidates(now: float, destinations: Collection[str]) -> CompoundSelect[Any]:
+    """Return the rows that wait longest, of each destination, state and priority: each the beginning of an index."""
+    kinds = product(sorted(destinations), OPEN_STATES, Priority)
+    parts = [
+        select(_delivery.c.id)
+        .where(
+            _delivery.c.destination == destination,
+            _delivery.c.state == state,
+            _delivery.c.priority == int(priority),
+            _delivery.c.next_attempt_at <= now,
+        )
+        .order_by(_delivery.c.next_attempt_at)
+        .limit(_CANDIDATES)
+        for destination, state, priority in kinds
+    ]
+    return union_all(*(select(part.subquery().c.id) for part in parts))
 
 
 def _items(ids: Sequence[int]) -> Select[Any]:

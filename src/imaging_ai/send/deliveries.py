@@ -35,7 +35,7 @@ __all__ = ["NEVER", "Batch", "Deliveries", "Delivery", "Item", "Settlement"]
 #: `next_attempt_at` of what will not be tried again by itself.
 NEVER = math.inf
 
-_TABLE = SQLModel.metadata.tables[str(DeliveryRow.__tablename__)]
+_TABLE, _JOB = SQLModel.metadata.tables[str(DeliveryRow.__tablename__)], SQLModel.metadata.tables["job"]
 _AUDITED: dict[DeliveryState, audit.Outcome] = {
     DeliveryState.CONFIRMED: "success",
     DeliveryState.SENT: "success",
@@ -78,7 +78,7 @@ class Deliveries:
     """The deliveries in a database."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def schedule(
         self, session: Session, job_id: int, sop_instance_uids: Iterable[str], destinations: Iterable[str]
@@ -86,11 +86,13 @@ class Deliveries:
         """Add what is not there yet to the caller's transaction, due at once."""
         now = time.time()
         names = tuple(dict.fromkeys(destinations))
+        priority = session.connection().scalar(select(_JOB.c.priority).where(_JOB.c.id == job_id))
         rows = [
             {
                 "job_id": job_id,
                 "sop_instance_uid": uid,
                 "destination": name,
+                "priority": priority,
                 "state": DeliveryState.WAITING.value,
                 "attempts": 0,
                 "next_attempt_at": now,
@@ -113,7 +115,7 @@ class Deliveries:
         of higher priority goes first, then the one that waits longest.
         """
         now = time.time()
-        with self._database.write() as session:
+        with self.database.write() as session:
             return claim_batch(
                 session.connection(),
                 owner,
@@ -125,7 +127,7 @@ class Deliveries:
 
     def renew(self, batch: Batch, lease_seconds: float) -> bool:
         """Extend the lease; False when any of the batch is no longer its owner's."""
-        with self._database.write() as session:
+        with self.database.write() as session:
             renewed = session.connection().execute(
                 update(_TABLE).where(held(batch)).values(lease_until=time.time() + lease_seconds)
             )
@@ -135,7 +137,7 @@ class Deliveries:
         """Write down what became of a batch, with its audit events; return how many rows were still ours."""
         now = time.time()
         settled = 0
-        with self._database.write() as session:
+        with self.database.write() as session:
             for item in batch.items:
                 settlement = settlements[item.delivery_id]
                 values: dict[str, Any] = {
@@ -174,7 +176,7 @@ class Deliveries:
         now = time.time() if now is None else now
         lost = and_(_TABLE.c.state == DeliveryState.SENDING.value, _TABLE.c.lease_until < now)
         self._free(lost)
-        with self._database.read() as session:
+        with self.database.read() as session:
             return int(session.connection().execute(select(func.count()).where(is_due(now))).scalar_one())
 
     def release(self, owner: str) -> int:
@@ -183,10 +185,10 @@ class Deliveries:
         return self._free(mine)
 
     def _free(self, condition: ColumnElement[bool]) -> int:
-        with self._database.read() as session:
+        with self.database.read() as session:
             if not session.connection().execute(select(exists().where(condition))).scalar_one():
                 return 0
-        with self._database.write() as session:
+        with self.database.write() as session:
             freed = session.connection().execute(
                 update(_TABLE)
                 .where(condition)
@@ -216,7 +218,7 @@ class Deliveries:
         states = [DeliveryState.DEAD.value]
         if delivery_id is not None or job_id is not None:
             states += [DeliveryState.WAITING.value, DeliveryState.SENT.value, DeliveryState.CONFIRMED.value]
-        with self._database.write() as session:
+        with self.database.write() as session:
             rows = session.connection().execute(
                 update(_TABLE)
                 .where(_TABLE.c.state.in_(states), *conditions)
@@ -254,12 +256,12 @@ class Deliveries:
         query = select(_TABLE).where(*_selected(None, job_id, destination)).order_by(_TABLE.c.id.desc()).limit(limit)
         if states:
             query = query.where(_TABLE.c.state.in_([state.value for state in states]))
-        with self._database.read() as session:
+        with self.database.read() as session:
             return [_delivery(row) for row in session.connection().execute(query).mappings()]
 
     def get(self, delivery_id: int) -> Delivery:
         """Return one delivery; `NotFound` when there is none of that id."""
-        with self._database.read() as session:
+        with self.database.read() as session:
             row = session.connection().execute(select(_TABLE).where(_TABLE.c.id == delivery_id)).mappings().first()
         if row is None:
             raise NotFound(f"there is no delivery {delivery_id}")
@@ -270,7 +272,7 @@ class Deliveries:
         query = select(_TABLE.c.destination, _TABLE.c.state, func.count()).group_by(
             _TABLE.c.destination, _TABLE.c.state
         )
-        with self._database.read() as session:
+        with self.database.read() as session:
             return {(row[0], DeliveryState(row[1])): int(row[2]) for row in session.connection().execute(query)}
 
 

@@ -125,7 +125,10 @@ def make_app(
 
 def _closed(dicomweb: Parts | None) -> list[Callable[[], None]]:
     """What ends with the process: reads are in the audit then, and recovery has nothing to do for what was stored."""
-    return [dicomweb.accesses.flush, dicomweb.archive.close] if dicomweb else []
+    if dicomweb is None:
+        return []
+    refusals = [dicomweb.refusals.close] if dicomweb.refusals else []
+    return [dicomweb.accesses.flush, *refusals, dicomweb.archive.close]
 
 
 def _cors(origins: Sequence[str]) -> CORSConfig:

@@ -114,6 +114,8 @@ def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
 
 def examine(settings: Settings) -> list[Finding]:
     """Try every part of this installation as it will be used, for `imaging-ai doctor`."""
+    from imaging_ai.send.strays import stray
+    from imaging_ai.wiring.check import check_settings
     from imaging_ai import doctor
     from imaging_ai.wiring.models import make_sandbox
 
@@ -137,6 +139,7 @@ def examine(settings: Settings) -> list[Finding]:
         found.append(doctor.check_receiver(dicom.ae_title, dicom.host, dicom.tls_port, tls))
     found += [doctor.check_certificate(name, one) for name, one in (("of DICOM", tls), ("of HTTPS", https)) if one]
     address = (dicom.host, dicom.port)
+    found.append(doctor.check_deliveries(lambda: stray(database, tuple(make_destinations(settings)))))
     found += [doctor.check_destination(one, receiver=address) for one in make_destinations(settings).values()]
     wanted = dict.fromkeys(name for rule in make_rules(settings) for name in rule.run)
     sandbox, catalog = make_sandbox(settings), make_catalog(settings)

@@ -12,8 +12,9 @@ from imaging_ai.audit.anchor import Anchor, anchor, anchors_in
 from imaging_ai.audit.context import Source
 from imaging_ai.audit.export import Format, export
 from imaging_ai.audit.feed import Feed, Keeper
-from imaging_ai.audit.keys import Keyring, open_keys, rotate
+from imaging_ai.audit.keys import Keyring, open_keys
 from imaging_ai.audit.retention import archive_events, verify_segment
+from imaging_ai.audit.rotation import rotate_key
 from imaging_ai.audit.search import Search
 from imaging_ai.audit.syslog import Receiver
 from imaging_ai.audit.trail import head
@@ -91,7 +92,6 @@ def anchor_audit(settings: Settings, path: Path | None = None) -> Anchor | None:
     return anchor(make_current_database(settings), path or settings.audit_anchor_path)
 
 
-def rotate_audit_key(settings: Settings) -> Keyring:
-    """Add a new key to the key file."""
-    open_keys(settings.audit_key_path)
-    return rotate(settings.audit_key_path)
+def rotate_audit_key(settings: Settings, *, actor: str) -> Keyring:
+    """Add a new key to the key file, and have it seal from now on."""
+    return rotate_key(make_current_database(settings), settings.audit_key_path, actor=actor)

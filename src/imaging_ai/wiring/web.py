@@ -80,6 +80,7 @@ def make_web_app(settings: Settings) -> Litestar:
     """Build the HTTP application."""
     from imaging_ai.archive.describer import Describer
     from imaging_ai.archive.usage import DailyUse
+    from imaging_ai.audit.refusals import RefusalLog
     from imaging_ai.serve.access import AccessLog
     from imaging_ai.serve.app import make_app
     from imaging_ai.serve.dicomweb.parts import Limits, Parts
@@ -111,6 +112,7 @@ def make_web_app(settings: Settings) -> Litestar:
             object_bytes=settings.dicom.max_object_mb << 20, day_bytes=int(settings.http.gigabytes_per_day * 1e9)
         ),
         use=DailyUse(database) if settings.http.gigabytes_per_day else None,
+        refusals=RefusalLog(database),
         ae_title=settings.dicom.ae_title,
         notifier=Notifier(Feed(database, settings.dicom.ae_title), partial(broker.listen, WORKLIST)),
         spool_folder=settings.data_path,

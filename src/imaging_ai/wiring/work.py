@@ -136,11 +136,11 @@ def _upkeep(
         nonlocal recovered_at, purged_at
         keeper.nudge()
         deliveries.sweep()
-        tell_strays(archive.database, destinations)
         if time.monotonic() - recovered_at >= _RECOVER_EVERY:
             recovered_at = time.monotonic()
             archive.recover()
             prune_events(archive.database)
+            tell_strays(archive.database, destinations)
             archive.remove_deleted()
             if orphans is not None:
                 orphans.run()

@@ -152,6 +152,23 @@ def test_other_content_under_the_same_uid_is_refused_and_leaves_no_trace_but_the
     )
 
 
+def test_many_conflicts_of_a_visit_are_two_events_for_a_series(archive: Archive) -> None:
+    visit = Visit("MODALITY", "10.0.0.7", "dimse")
+    series = ct(5)
+    for ds in series:
+        keep(archive, phantoms.to_bytes(ds))
+    for ds in series:
+        ds.PatientName = "Somebody^Else"
+        with pytest.raises(InstanceConflict):
+            keep(archive, phantoms.to_bytes(ds), visit=visit)
+    archive.leave(visit)
+    told = [(row["object_type"], row["detail"]) for row in rows(archive, AUDIT) if row["outcome"] == "refused"]
+    assert told == [
+        ("instance", "instance-conflict: held with other content"),
+        ("series", "instance-conflict: 5 instances held with other content"),
+    ]
+
+
 def test_the_policy_replace_keeps_the_old_content_aside(database: Database, tmp_path: Path) -> None:
     archive = open_archive(database, tmp_path, conflict="replace")
     (ds,) = ct()

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imaging_ai import audit
-from imaging_ai.audit.keys import Keyring, open_keys, rotate
-from imaging_ai.audit.trail import attach
-from imaging_ai.audit.verify import verify
-from imaging_ai.db import migrate
-from imaging_ai.db.engine import Database
+from imaging_ai.audit.keys import Keyring, open_keys
 from imaging_ai.errors import ConfigError
 
 
@@ -45,21 +40,6 @@ def test_what_is_no_key_is_refused_and_stays(tmp_path: Path, content: str) -> No
     with pytest.raises(ConfigError, match=r"audit\.key_file"):
         open_keys(path)
     assert path.read_text() == content
-
-
-def test_after_a_rotation_the_new_key_seals_and_both_verify(tmp_path: Path) -> None:
-    path = tmp_path / "audit.key"
-    database = Database(f"sqlite:///{tmp_path}/x.db")
-    migrate.upgrade(database)
-    for keys in (open_keys(path), rotate(path)):
-        attach(database, keys)
-        with database.write() as session:
-            audit.record(session, "send", object_type="instance", object_uid="1.2")
-    report = verify(database, open_keys(path))
-    assert report.whole
-    assert list(report.keys.values()) == [(1, 1), (2, 2)]
-    assert not verify(database, Keyring.of(open_keys(path).key)).whole, "the earlier key is needed"
-    database.dispose()
 
 
 def test_a_ring_does_not_show_its_keys() -> None:

@@ -16,7 +16,7 @@ from imaging_ai.audit.keys import Keyring
 from imaging_ai.audit.retention import archive_events, verify_segment
 from imaging_ai.audit.search import Search, found_by
 from imaging_ai.audit.trail import attach
-from imaging_ai.audit.verify import Report, verify
+from imaging_ai.audit.verify import Report, checkpoint_seal, feed_seal, verify
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
 from imaging_ai.errors import InputError, StorageUnavailable, WrongState
@@ -92,7 +92,8 @@ def test_nothing_is_archived_of_a_broken_trail_or_over_a_file_or_before_its_begi
 
 def test_what_a_syslog_server_is_still_to_get_stays(database: Database, tmp_path: Path) -> None:
     with database.write() as session:
-        session.connection().execute(text("INSERT INTO audit_feed VALUES ('syslog', 6, '', 0)"))
+        values = {"seal": feed_seal(KEYS.key, "syslog", 6)}
+        session.connection().execute(text("INSERT INTO audit_feed VALUES ('syslog', 6, '', 0, :seal)"), values)
     assert archive(database, time.time(), tmp_path / "one") == 6
 
 
@@ -125,4 +126,16 @@ def test_a_checkpoint_that_somebody_made_is_found(database: Database, tmp_path: 
         connection.execute(text("INSERT INTO audit_checkpoint VALUES (4, :hash, :key, :seal)"), values)
         connection.execute(text("DELETE FROM audit_event WHERE id <= 3"))
     told = [(one.sequence, one.reason.split(" ")[1]) for one in checked(database, tmp_path).broken]
-    assert told == [(4, "checkpoint"), (4, "event")]
+    assert told == [(4, "checkpoint"), (4, "event"), (4, "event")]
+
+
+def test_a_checkpoint_that_no_event_tells_of_is_found_whatever_key_it_has(database: Database, tmp_path: Path) -> None:
+    """Else an earlier key, once stolen, would be good for removing the oldest events."""
+    with database.engine.begin() as connection:
+        sealed = str(connection.scalar(text("SELECT hash FROM audit_event WHERE id = 4")))
+        seal = checkpoint_seal(KEYS.key, 4, sealed, KEYS.current)
+        values = {"hash": sealed, "key": KEYS.current, "seal": seal}
+        connection.execute(text("INSERT INTO audit_checkpoint VALUES (4, :hash, :key, :seal)"), values)
+        connection.execute(text("DELETE FROM audit_event WHERE id <= 4"))
+    (told,) = checked(database, tmp_path).broken
+    assert told.reason == "no event tells of the checkpoint that the trail begins at"

@@ -13,19 +13,19 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 from imaging_ai.archive.usage import DailyUse
+from imaging_ai.audit import refusals as refusals_module
+from imaging_ai.audit.refusals import RefusalLog
 from imaging_ai.core.contexts import VERIFICATION
 from imaging_ai.core.pace import Pace
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import InstanceRow, SeriesRow, StudyRow
 from imaging_ai.errors import ConfigError, NotAllowed, OverLimit
 from imaging_ai.receive import allowance as allowance_module
-from imaging_ai.receive import refusals as refusals_module
 from imaging_ai.receive.allowance import Allowance, Allowances
 from imaging_ai.receive.negotiation import negotiate
 from imaging_ai.receive.pdu import ProposedContext
 from imaging_ai.receive.peers import ANYONE, Certificate, Peer, parse_certificate
 from imaging_ai.receive.policy import AssociationPolicy, Refusal
-from imaging_ai.receive.refusals import RefusalLog
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 IMPLICIT = "1.2.840.10008.1.2"

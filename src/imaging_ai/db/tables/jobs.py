@@ -104,17 +104,19 @@ class EvaluationRow(SQLModel, table=True):
 
 
 class DeliveryRow(SQLModel, table=True):
-    """One result on its way to one destination; see `core.job.DeliveryState`."""
+    """One result on its way to one destination; see `core.job.DeliveryState`. `priority` is that of its job."""
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "destination"),
         Index("delivery_next", "state", "next_attempt_at"),
+        Index("delivery_turn", "destination", "state", "priority", "next_attempt_at"),
     )
     id: int | None = key_column()
     job_id: int = Field(foreign_key="job.id", index=True)
     sop_instance_uid: str = Field(max_length=64)
     destination: str
+    priority: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
     state: str = "WAITING"
     attempts: int = 0
     next_attempt_at: float | None = time_column()

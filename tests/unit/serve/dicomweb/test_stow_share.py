@@ -11,11 +11,13 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.testing import TestClient
 from litestar.types import ASGIApp
+from sqlalchemy import text
 from sqlmodel import SQLModel
 
 import phantoms
 import storing
 from imaging_ai.archive.usage import DailyUse
+from imaging_ai.audit.refusals import RefusalLog
 from imaging_ai.db.engine import Database
 from imaging_ai.serve.dicomweb.parts import Limits
 from imaging_ai.serve.dicomweb.stow import stow_handlers
@@ -37,7 +39,8 @@ def test_who_has_stored_its_share_of_today_is_told_to_come_tomorrow(tmp_path: Pa
     database = Database(f"sqlite:///{tmp_path / 'index.db'}")
     SQLModel.metadata.create_all(database.engine)
     plain = storing.make_parts(database, tmp_path)
-    parts = replace(plain, use=DailyUse(database), limits=replace(Limits(), day_bytes=2_000))
+    refusals = RefusalLog(database)
+    parts = replace(plain, use=DailyUse(database), refusals=refusals, limits=replace(Limits(), day_bytes=2_000))
     router = Router("/dicom-web", route_handlers=stow_handlers(parts), middleware=[named])
     app = Litestar([router], state=State({"public_url": ""}), exception_handlers={Exception: respond})
     with TestClient(app, base_url="http://server.local:8080", raise_server_exceptions=False) as client:
@@ -53,5 +56,11 @@ def test_who_has_stored_its_share_of_today_is_told_to_come_tomorrow(tmp_path: Pa
         assert 0 < int(answer.headers["retry-after"]) <= 86_400
         client.headers["x-name"] = "somebody-else"
         assert post(client, [instance(bodies[-1])]).status_code == 200
+    refusals.close()
+    with database.read() as session:
+        query = text("SELECT actor, object_type, detail FROM audit_event WHERE outcome = 'refused'")
+        told = session.connection().execute(query).all()
+    more = [("scripts", "request", f"over-limit, {4 - allowed} times")] if allowed < 4 else []
+    assert told == [("scripts", "request", "over-limit"), *more]
     parts.archive.close()
     database.dispose()

@@ -313,7 +313,7 @@ def test_ending_without_the_right_transaction_uid_is_refused(worklist: Worklist,
     wrong = worklist.change(uid, wanted, new_uid())
     assert (wrong.status_code, "The Transaction UID is incorrect." in wrong.headers["warning"]) == (409, True)
     missing = worklist.change(uid, wanted)
-    assert (missing.status_code, "The Transaction UID is missing." in missing.headers["warning"]) == (409, True)
+    assert (missing.status_code, "The Transaction UID is missing." in missing.headers["warning"]) == (400, True)
     assert worklist.state(uid) == before
 
 

@@ -1,4 +1,4 @@
-"""Refused associations in the audit, without letting whoever is refused fill it.
+"""Refused associations and requests in the audit, without letting whoever is refused fill it.
 
 The first refusal of an address for a reason is written at once. What follows is counted, and told in one event after
 ten seconds, then after twenty, and so on up to an hour, for as long as it goes on. Log lines come with the events.
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 _MOST_TALLIES, _MOST_TITLES = 1024, 32
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 3600.0
 
-#: What was refused, why, and to which address.
-Key = tuple[str, str, str]
+#: What was refused, of what, why, to which address, and to whom if that was proved.
+Key = tuple[str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -46,22 +46,34 @@ class RefusalLog:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def note(self, code: str, address: str, calling_ae_title: str = "", action: str = "open-association") -> None:
-        """Note that an association, a connection, or what else `action` says, was refused."""
+    def note(
+        self,
+        code: str,
+        address: str,
+        name: str = "",
+        action: str = "open-association",
+        object_type: str = "association",
+        *,
+        proved: bool = False,
+    ) -> None:
+        """Note that an association, a connection, or what else `action` says, was refused.
+
+        `name` is an AE title, which anybody may say, or the name of who was `proved` to be it.
+        """
         with self._lock:
-            key = (action, code, address)
+            key = (action, object_type, code, address, name if proved else "")
             if key not in self._tallies and len(self._tallies) >= _MOST_TALLIES:
-                key = (action, code, "")
+                key = (action, object_type, code, "", "")
             if (tally := self._tallies.get(key)) is not None:
                 tally.count += 1
                 if len(tally.titles) < _MOST_TITLES:
-                    tally.titles.add(calling_ae_title)
+                    tally.titles.add(name)
                 return
             self._tallies[key] = _Tally(self._clock() + _FIRST_PAUSE)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="refusals", daemon=True)
                 self._thread.start()
-        self._write(key, _Tally(0.0, count=1, titles={calling_ae_title}))
+        self._write(key, _Tally(0.0, count=1, titles={name}))
 
     def close(self) -> None:
         """Write what was counted, and end."""
@@ -87,7 +99,7 @@ class RefusalLog:
             self.tell()
 
     def _write(self, key: Key, tally: _Tally) -> None:
-        action, code, address = key
+        action, object_type, code, address, _ = key
         detail = code if tally.count == 1 else f"{code}, {tally.count} times"
         if len(tally.titles) > 1:
             detail += f", as {len(tally.titles)} AE titles"
@@ -97,7 +109,7 @@ class RefusalLog:
                 record(
                     session,
                     action,
-                    object_type="association",
+                    object_type=object_type,
                     object_uid="",
                     actor=min(tally.titles, default=""),
                     origin=address,
