@@ -110,7 +110,9 @@ def explain(
         began = time.perf_counter()
         try:
             if number not in views:  # of one subject at a time: they are as large as the series
-                views = {number: list(_views(model, volumes, subject))}
+                label = subject.channel
+                channel = model.channel_of(label) if subject.finding else label
+                views = {number: list(_views(model, volumes, replace(subject, channel=channel)))}
             first = next(iter(volumes.values()))
             one, alike = _explained(model, first, views[number], subject, number, method, options)
         except Exception as error:  # noqa: BLE001 - the edge to captum and gradients; the result must not be lost
@@ -183,8 +185,6 @@ def _explained(
     method: Method,
     options: Explaining,
 ) -> tuple[Explanation, tuple[Similarity, ...]]:
-    if subject.finding and model.renames_labels:
-        raise ModelFailed("its label is perhaps not a channel of the network, for the postprocessing changes labels")
     values: NDArray[np.float32] = np.zeros(first.grid.shape, np.float32)
     told: dict[str, str] = {}
     checks: dict[str, float] = {}

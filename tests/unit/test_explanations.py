@@ -248,15 +248,24 @@ def referenced(item: pydicom.Dataset) -> list[str]:
     return [str(one.ReferencedSOPInstanceUID) for one in item.get("ReferencedSOPSequence") or ()]
 
 
-def test_a_label_that_got_another_number_is_explained_by_no_channel(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("channels", "kinds"), [(2, ["SEG", "SR", "PM"]), (3, ["SEG", "SR"])])
+def test_a_label_that_got_another_number_is_explained_only_where_no_other_channel_could_be_meant(
+    tmp_path: Path, channels: int, kinds: list[str]
+) -> None:
     bundle = phantoms.threshold_bundle(tmp_path / "renamed")
     file = bundle / "configs" / "inference.json"
     config = json.loads(file.read_text())
-    renamed = {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1], "target_labels": [2]}
+    renamed = {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1], "target_labels": [7]}
     config["postprocessing"]["transforms"].append(renamed)
+    config["network_def"]["out_channels"] = channels
     file.write_text(json.dumps(config))
+    weight, bias = torch.zeros(channels, 1, 1, 1, 1), torch.full((channels,), -1000.0)
+    weight[1], bias[0], bias[1] = 1, 0, -150
+    torch.save({"weight": weight, "bias": bias}, bundle / "models" / "model.pt")
     toml = bundle / "dicom.toml"
-    toml.write_text(toml.read_text().replace("value = 1", "value = 2"))
-    analysis = analysed(load_bundle(read_model(bundle)), CORNER, ["integrated-gradients"])
-    assert [one.kind for one in analysis.objects] == ["SEG", "SR"]
-    assert "its label is perhaps not a channel of the network" in str(analysis.provenance["notes"])
+    toml.write_text(toml.read_text().replace("value = 1", "value = 7"))
+    options = Explaining(methods=("integrated-gradients",), checks=(), kinds=("PM",))
+    analysis = analysed(load_bundle(read_model(bundle)), CORNER, options)
+    assert [one.kind for one in analysis.objects] == kinds
+    notes = str(analysis.provenance["notes"])
+    assert ("gives labels other numbers" in notes) == (channels == 3)

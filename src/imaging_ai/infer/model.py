@@ -82,6 +82,7 @@ class LoadedModel:
         self._after = Postprocessing(parts.postprocessing, entry.segment_values)
         self.network = parts.network
         self.retina = parts.retina
+        self._channels = 0
         self.peak_bytes = 0
         self.how: tuple[str, ...] = ()
         self.unlike: float | None = None
@@ -102,10 +103,17 @@ class LoadedModel:
         """The transforms of the bundle that follow its network."""
         return self._after.transforms
 
-    @property
-    def renames_labels(self) -> bool:
-        """Whether its labels are perhaps not the channels of the network."""
-        return self._after.renames
+    def channel_of(self, label: int) -> int:
+        """Return which channel of what the network answered last stands for a label.
+
+        Raises
+        ------
+        ModelFailed
+            If that is not known, or it has not answered.
+        """
+        if not self._channels:
+            raise ModelFailed(f"{self.entry.name} has not answered yet")
+        return self._after.channels_of([label], self._channels)[0]
 
     @property
     def nbytes(self) -> int:
@@ -180,7 +188,7 @@ class LoadedModel:
         named = self._named(volumes)
         check_together(named)
         for volume in named.values():
-            if not volume.located and (self.entry.segments or self.entry.detector or not self.planar):
+            if not volume.located and (self.entry.segments or not self.planar):
                 raise SeriesRefused(
                     "no-geometry",
                     f"{self.entry.name} does not read this series: its images have no place in the patient, and a "
@@ -291,6 +299,7 @@ class LoadedModel:
             answer = self._windows(prepared.inputs, network, part_of_all)[0].float()
             self.how = tuple(dict.fromkeys((*self.how, *self._windows.notes)))
             self._check(answer, prepared.inputs)
+            self._channels = len(answer)
             meta = copy.deepcopy(prepared.image.meta)
             prepared.data[key] = MetaTensor(answer, meta=meta, applied_operations=[])
         found = self._after(prepared.data, prepared.source, probability=probability)

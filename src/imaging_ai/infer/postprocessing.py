@@ -56,11 +56,25 @@ class Postprocessing:
         """Whether each channel of the network's answer is decided on by itself, by a threshold."""
         return self._discrete is not None and not np.any(self.transforms[self._discrete].argmax)
 
-    @property
-    def renames(self) -> bool:
-        """Whether labels are perhaps no longer the numbers of channels in the end."""
-        last = self.transforms[(self._discrete or 0) + 1 :]
-        return self._discrete is not None and any(type(step).__name__.startswith(_RENAMING) for step in last)
+    def channels_of(self, labels: Sequence[int], count: int) -> list[int]:
+        """Return which of so many channels of an answer stand for labels.
+
+        Raises
+        ------
+        ModelFailed
+            If the labels get other numbers after they were channels.
+        """
+        if count == 1:
+            return [0] * len(labels)
+        steps = self.transforms[(self._discrete or 0) + 1 :]
+        if self._discrete is None or not any(type(step).__name__.startswith(_RENAMING) for step in steps):
+            return list(labels)
+        if count == 2 and self._is_argmax():
+            return [1] * len(labels)  # there is no other that could be meant
+        raise ModelFailed(
+            "the postprocessing gives labels other numbers after AsDiscreted: which channel of the network stands for "
+            "a segment is not known"
+        )
 
     def __call__(self, data: dict[str, Any], source: MetaTensor, *, probability: bool) -> Answer:
         """Return what `data["pred"]` says, on the grid of `source`.
@@ -70,11 +84,6 @@ class Postprocessing:
         ModelFailed
             If it says nothing sensible, or nothing that is a probability where one is asked for.
         """
-        if probability and self.renames:
-            raise ModelFailed(
-                "the postprocessing gives labels other numbers after AsDiscreted: of which channels a segment's "
-                "probability would be is not known"
-            )
         if self._inversion is not None and isinstance(self._run, Compose):
             data = self._before_inversion(data)
             operations = getattr(data.get(self.transforms[self._inversion].orig_keys[0]), "applied_operations", [])
@@ -144,7 +153,7 @@ class Postprocessing:
         """
         if len(answer) == 1:
             return answer.clone()
-        chosen = answer[self._segments]
+        chosen = answer[self.channels_of(self._segments, len(answer))]
         return chosen.sum(0, keepdim=True) if self._is_argmax() else chosen.amax(0, keepdim=True)
 
     def _is_argmax(self) -> bool:
