@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from pydicom import dcmread
 
 from e2e.server import Server
-from imaging_ai.archive.archive import Archive
-from imaging_ai.archive.folder import FolderStore
+from imaging_ai import config, wiring
 from imaging_ai.catalog import Catalog
 from imaging_ai.core.job import Job, JobState
 from imaging_ai.queue.broker import Doorbell, make_broker
@@ -41,7 +40,10 @@ class Bench:
     def __init__(self, folder: Path, bundle: Path, series: Path, slots: int) -> None:
         self.server = Server(folder, f"[worker]\nslots = {slots}\n")
         shutil.copytree(bundle, self.server.models / "bench")
-        archive = Archive(self.server.database, FolderStore(folder / "data" / "objects", min_free_bytes=0))
+        settings = config.load(self.server.config, self.server.environment)
+        self.database = wiring.make_current_database(settings)
+        self.ledger = wiring.make_ledger(settings, self.database)
+        archive = wiring.make_archive(settings, self.database)
         files = [file for file in sorted(series.rglob("*")) if file.is_file()]
         headers = [dcmread(file, stop_before_pixels=True) for file in files]
         for file in files:
@@ -57,7 +59,7 @@ class Bench:
 
     def run(self, count: int) -> list[Job]:
         """Run so many jobs and return them as they ended."""
-        ledger = self.server.ledger
+        ledger = self.ledger
         made = [schedule(ledger, **self.given) for _ in range(count)]
         Doorbell(make_broker("embedded", self.server.folder / "data" / "run")).ring("inference-cpu")
         jobs = [ledger.get(one) for one in made]
@@ -95,6 +97,7 @@ def measure(bench: Bench, count: int, *, kill: bool) -> dict[str, Any]:
     if kill:
         largest = max(bench.processes(), key=lambda one: one.memory_info().rss)
         largest.kill()
+        largest.wait(30)
         began = time.time()
         (after,) = bench.run(1)
         assert after.finished_at is not None

@@ -189,6 +189,15 @@ def test_a_model_that_crashes_or_grows_costs_one_attempt(site: Site, wish: float
     assert site.zygote.pid == zygote, "what was loaded is loaded still"
 
 
+def test_a_process_that_was_killed_while_it_was_idle_costs_no_attempt(site: Site) -> None:
+    site.run(NOTHING)
+    for process in map(psutil.Process, site.model_processes()):
+        process.kill()
+        wait_until(lambda one=process: not one.is_running() or one.status() == psutil.STATUS_ZOMBIE)  # type: ignore[misc]
+    job, end = site.run(NOTHING)
+    assert (job.state, job.attempt, end) == (JobState.COMPLETED, 1, None)
+
+
 def test_a_model_that_hangs_ends_with_its_runner(site: Site) -> None:
     site.run(NOTHING)
     assert site.model_processes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import socket
@@ -59,8 +60,8 @@ class Running:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
-        return self._process.alive
+        """Whether the process is there and has not hung up."""
+        return self._process.alive and not self._hung_up()
 
     @property
     def pid(self) -> int | None:
@@ -124,6 +125,16 @@ class Running:
         """End the process."""
         self._process.end()
         self._connection.close()
+
+    def _hung_up(self) -> bool:
+        """Say whether the process has closed its socket, as it does when it ends, before its guardian tells."""
+        with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            try:
+                return not end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
 
     def _next(self, longest: int) -> bytes:
         return self._connection.recv_bytes(longest)
