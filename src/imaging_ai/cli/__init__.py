@@ -6,6 +6,7 @@ doors never load a model library.
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -13,8 +14,8 @@ import click
 from imaging_ai import __version__
 from imaging_ai.cli.admin import config, db, doctor
 from imaging_ai.cli.audit import audit
-from imaging_ai.cli.demo import demo
 from imaging_ai.cli.deliveries import deliveries
+from imaging_ai.cli.demo import demo
 from imaging_ai.cli.explain import explain
 from imaging_ai.cli.jobs import jobs
 from imaging_ai.cli.keeping import backup, holds, retention
@@ -52,8 +53,8 @@ _COMMANDS = (
     visualize,
     models,
     jobs,
-    rules,
     deliveries,
+    rules,
     config,
     db,
     doctor,
@@ -69,6 +70,16 @@ _COMMANDS = (
 )
 for _command in _COMMANDS:
     cli.add_command(_command)
+
+
+#: What a system refuses, and an operator can mend.
+_REMEDIES = {
+    errno.EACCES: "run this as the user that the server runs as, or give this one the right",
+    errno.EPERM: "run this as the user that the server runs as, or give this one the right",
+    errno.EROFS: "name a place that can be written (data_dir)",
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,6 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _die(f"{place}{error.strerror}; {_REMEDIES[error.errno]}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

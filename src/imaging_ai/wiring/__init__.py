@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from imaging_ai.config import Settings
 from imaging_ai.db import migrate
 from imaging_ai.queue.broker import make_broker
-from imaging_ai.supervisor import Role, Supervisor
+from imaging_ai.supervisor import Role, Supervisor, be_alone
 from imaging_ai.wiring.parts import (
     find_destination,
     make_archive,
@@ -27,7 +27,6 @@ from imaging_ai.wiring.parts import (
     make_doorbell,
     make_entrance,
     make_identity,
-    make_keys,
     make_ledger,
     make_rules,
     make_store,
@@ -74,11 +73,11 @@ __all__ = [
 
 def make_supervisor(settings: Settings) -> Supervisor:
     """Plan the roles of `imaging-ai serve`; the database is brought up to date first."""
-    make_keys(settings)
-    make_rules(settings)  # what is wrong in them is said now, once, and not by a role that cannot start
-    make_peers(settings)
-    make_dicom_tls(settings)
+    from imaging_ai.wiring.check import check_settings
+
+    check_settings(settings)  # what is wrong is said now, once, and not by a role that cannot start
     make_proxies(settings)
+    be_alone(settings.run_path / "serve.lock")
     migrate.upgrade(make_database(settings))
     shutil.rmtree(settings.run_path / "metrics", ignore_errors=True)  # counters begin anew with the server
     front = ("--config", settings.source) if settings.source else ()
@@ -114,12 +113,12 @@ def install_viewer(settings: Settings, tarball: Path | None = None) -> str:
 
 def examine(settings: Settings) -> list[Finding]:
     """Try every part of this installation as it will be used, for `imaging-ai doctor`."""
+    from imaging_ai import doctor
     from imaging_ai.send.strays import stray
     from imaging_ai.wiring.check import check_settings
-    from imaging_ai import doctor
     from imaging_ai.wiring.models import make_sandbox
 
-    found = [doctor.check_settings(lambda: make_rules(settings))]
+    found = [doctor.check_settings(lambda: check_settings(settings))]
     if not found[0].ok:
         return found
     dicom, http = settings.dicom, settings.http
@@ -139,8 +138,8 @@ def examine(settings: Settings) -> list[Finding]:
         found.append(doctor.check_receiver(dicom.ae_title, dicom.host, dicom.tls_port, tls))
     found += [doctor.check_certificate(name, one) for name, one in (("of DICOM", tls), ("of HTTPS", https)) if one]
     address = (dicom.host, dicom.port)
-    found.append(doctor.check_deliveries(lambda: stray(database, tuple(make_destinations(settings)))))
     found += [doctor.check_destination(one, receiver=address) for one in make_destinations(settings).values()]
+    found.append(doctor.check_deliveries(lambda: stray(database, tuple(make_destinations(settings)))))
     wanted = dict.fromkeys(name for rule in make_rules(settings) for name in rule.run)
     sandbox, catalog = make_sandbox(settings), make_catalog(settings)
     found.append(doctor.check_sandbox(sandbox.ready))

@@ -129,5 +129,5 @@ def make_web_app(settings: Settings) -> Litestar:
         rates=Rates(settings.http.requests_per_second, settings.http.burst)
         if settings.http.requests_per_second
         else None,
-    )
         proxies=make_proxies(settings),
+    )
