@@ -26,21 +26,27 @@ local function digest(instances)
   return string.format('%d-%d', #instances, sum)
 end
 
-local function sentDigest(series)
+local function metadataOf(series, wanted)
   for _, name in ipairs(ParseJson(RestApiGet('/series/' .. series .. '/metadata'))) do
-    if name == metadataNumber then
-      return RestApiGet('/series/' .. series .. '/metadata/' .. metadataNumber)
+    if name == wanted then
+      return RestApiGet('/series/' .. series .. '/metadata/' .. wanted)
     end
   end
   return ''
 end
 
+-- Maps and pictures have a Modality that others have, too.
+local function cameFromThere(series)
+  local sender = metadataOf(series, 'RemoteAET')
+  return sender ~= '' and sender == ParseJson(RestApiGet('/modalities/' .. modality .. '/configuration'))['AET']
+end
+
 function OnStableSeries(series, tags, metadata)
-  if skipped[tags['Modality'] or ''] then
+  if skipped[tags['Modality'] or ''] or cameFromThere(series) then
     return
   end
   local now = digest(ParseJson(RestApiGet('/series/' .. series))['Instances'])
-  if now == sentDigest(series) then
+  if now == metadataOf(series, metadataNumber) then
     return
   end
   RestApiPost('/modalities/' .. modality .. '/store', DumpJson({ Resources = { series }, Synchronous = false }, true))

@@ -111,18 +111,26 @@ class Router:
         found = {}
         for series in ids:
             known = _get(f"/series/{series}")
-            if known["MainDicomTags"].get("Modality", "") in self._settings.skip:
+            if known["MainDicomTags"].get("Modality", "") in self._settings.skip or self._came_from_there(series):
                 continue
             digest = hashlib.sha256("\n".join(sorted(known["Instances"])).encode()).hexdigest()
             if digest != self._sent_digest(series):
                 found[series] = digest
         return found
 
+    def _came_from_there(self, series: str) -> bool:
+        """Say whether the modality itself sent it: maps and pictures have a Modality that others have, too."""
+        sender = self._metadata(series, "RemoteAET")
+        return bool(sender) and sender == _get(f"/modalities/{self._settings.modality}/configuration")["AET"]
+
     def _sent_digest(self, series: str) -> str:
+        return self._metadata(series, str(self._settings.metadata))
+
+    def _metadata(self, series: str, name: str) -> str:
         path = f"/series/{series}/metadata"
-        if str(self._settings.metadata) not in _get(path):
+        if name not in _get(path):
             return ""
-        answer = orthanc.RestApiGet(f"{path}/{self._settings.metadata}")
+        answer = orthanc.RestApiGet(f"{path}/{name}")
         return answer.decode() if isinstance(answer, bytes) else str(answer)
 
     def _send(self, series: Mapping[str, str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from services import free_port, missing, wait_until
+from services import free_port, missing, require_program, wait_until
 from services.orthanc import PLUGINS, Orthanc, OrthancFactory
 from services.peers import CT, SEG, RecordingPeer, small_object, stored
 
@@ -38,7 +39,7 @@ def with_lua(factory: OrthancFactory, port: int, **section: object) -> Orthanc:
 
 @pytest.mark.parametrize("variant", [with_python, with_lua])
 def test_a_stable_series_is_sent_once_and_a_result_never(
-    variant: object, orthanc_factory: OrthancFactory, real_data: Path
+    variant: object, orthanc_factory: OrthancFactory, real_data: Path, tmp_path: Path
 ) -> None:
     slices = sorted((real_data / "ct-liver-seg").glob("0*.dcm"))
     with RecordingPeer() as peer:
@@ -48,6 +49,7 @@ def test_a_stable_series_is_sent_once_and_a_result_never(
         wait_until(lambda: len(peer.uids) == 2, what="the series arrived")
 
         orthanc.upload(real_data / "ct-liver-seg" / "liver_SEG.dcm")
+        _send_as("PEER", orthanc, small_object(tmp_path, CT, "1.2.3.1"))  # a picture of theirs, whatever its Modality
         _stable_again(orthanc)
         assert len(peer.uids) == 2
 
@@ -58,12 +60,17 @@ def test_a_stable_series_is_sent_once_and_a_result_never(
     assert {stored(real_data / "ct-liver-seg" / "liver_SEG.dcm").sop_instance_uid}.isdisjoint(peer.uids)
 
 
+def _send_as(ae_title: str, orthanc: Orthanc, file: Path) -> None:
+    command = [require_program("storescu"), "-aet", ae_title, "127.0.0.1", str(orthanc.dicom_port), str(file)]
+    subprocess.run(command, check=True)
+
+
 def _stable_again(orthanc: Orthanc) -> None:
     def stable() -> bool:
         changes = orthanc.get("/changes", limit=1000)["Changes"]
-        return sum(change["ChangeType"] == "StableSeries" for change in changes) >= 2
+        return sum(change["ChangeType"] == "StableSeries" for change in changes) >= 3
 
-    wait_until(stable, what="the SEG's series is stable")
+    wait_until(stable, what="the SEG's series is stable, and theirs")
     time.sleep(0.5)  # and whoever sends on that has had the time to
 
 
