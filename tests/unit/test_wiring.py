@@ -90,6 +90,15 @@ def test_addresses_that_are_none_are_told(tmp_path: Path) -> None:
         wiring.make_receiver(one)
 
 
+@pytest.mark.parametrize("proxies", ["0.0.0.0/0", "10.0.0.1,::/0", "proxy.example", "10.0.0.1/8"])
+def test_proxies_are_addresses_and_not_everybody(tmp_path: Path, proxies: str) -> None:
+    with pytest.raises(ConfigError, match=r"http\.trusted_proxies.*(names everybody|give addresses or networks)"):
+        wiring.make_proxies(settings(tmp_path, IMAGING_AI_HTTP_TRUSTED_PROXIES=proxies))
+    assert wiring.make_proxies(settings(tmp_path)) == ()
+    two = wiring.make_proxies(settings(tmp_path, IMAGING_AI_HTTP_TRUSTED_PROXIES="10.0.0.0/8, 2001:db8::1"))
+    assert [str(one) for one in two] == ["10.0.0.0/8", "2001:db8::1/128"]
+
+
 def test_a_new_sqlite_database_gets_its_tables_and_one_of_another_schema_is_refused(tmp_path: Path) -> None:
     one = settings(tmp_path)
     database = wiring.make_current_database(one)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
@@ -13,6 +15,7 @@ from sqlmodel import SQLModel
 
 from imaging_ai.db import migrate
 from imaging_ai.db.engine import Database
+from imaging_ai.db.tables import DeliveryRow, JobRow
 from imaging_ai.errors import ConfigError
 
 
@@ -69,6 +72,39 @@ def test_another_revision_is_refused(database: Database) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
     with pytest.raises(ConfigError, match="is at revision 0000, this program needs"):
         migrate.check_current(database)
+
+
+def test_deliveries_of_an_earlier_program_get_the_priority_of_their_job(database: Database) -> None:
+    now = {"created_at": 0.0, "not_before": 0.0}
+    migrate.upgrade(database)
+    with database.write() as session:
+        for number, priority in ((1, 0), (2, 2)):
+            names = {"job_uid": f"1.{number}", "dedupe_key": f"{number}", "study_instance_uid": "1"}
+            session.add(JobRow(id=number, priority=priority, series_instance_uids="[]", **names, **now))
+            session.flush()
+            session.add(DeliveryRow(job_id=number, sop_instance_uid="1", destination=f"{number}", next_attempt_at=0.0))
+        session.flush()
+        session.connection().execute(
+            text("INSERT INTO audit_feed (name, sent, owner, lease_until) VALUES ('x', 7, '', 0)")
+        )
+    _run(database, "downgrade", "0009")
+    assert "priority" not in {one["name"] for one in inspect(database.engine).get_columns("delivery")}
+    migrate.upgrade(database)
+    with database.read() as session:
+        connection = session.connection()
+        assert connection.execute(text("SELECT job_id, priority FROM delivery ORDER BY job_id")).all() == [
+            (1, 0),
+            (2, 2),
+        ]
+        assert connection.execute(text("SELECT sent, seal FROM audit_feed")).one() == (7, "")
+
+
+def _run(database: Database, verb: str, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, verb)(config, revision)
 
 
 def test_every_foreign_key_has_an_index(database: Database) -> None:
