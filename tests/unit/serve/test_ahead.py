@@ -227,3 +227,77 @@ def test_an_answer_to_a_search_is_the_same_ahead_of_litestar(tmp_path: Path, mon
             for below in ("/series", "/instances"):
                 assert len(frames.client.get(url + below, headers={"accept": JSON}).json()) == 1
             assert search(frames, "/1.2.x/series").status_code == 400
+
+
+# -- pictures, through the whole application
+
+
+def test_a_picture_is_the_same_ahead_of_litestar_and_seen_by_those_who_may(
+    guarded: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, auditor = guarded.tokens.create("viewer", Role.SERVICE), guarded.tokens.create("watcher", Role.AUDITOR)
+    for path in (guarded.path, guarded.path.partition("/frames")[0]):
+        asked = f"{path}/rendered?viewport=4,4"
+        behind = guarded.get(reader, asked, accept="image/png", origin="https://viewer.example")
+        with guarded.without_litestar(monkeypatch):
+            ahead = guarded.get(reader, asked, accept="image/png")
+            etag = {"if-none-match": ahead.headers["etag"], "accept": "image/png"}
+            assert guarded.get(reader, asked, **etag).status_code == 304
+            assert guarded.get(reader, f"{path}/rendered?viewport=4", accept="image/png").status_code == 400
+            assert guarded.get(auditor, asked).status_code == 500, "left to litestar"
+        assert (ahead.status_code, ahead.content, ahead.headers) == (200, behind.content, behind.headers)
+    assert [guarded.get(secret, asked).status_code for secret in ("", auditor)] == [401, 403]
+    assert audited(guarded, "read-rendered") == [("viewer", "read-rendered", "6 times")]
+
+
+@pytest.mark.parametrize("below", ["series", "instances", "frames"])
+def test_what_comes_in_parts_is_left_to_litestar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    with open_frames(tmp_path) as frames:
+        asked = frames.path.partition(f"/{below}/")[0] + "/rendered"
+        parts = 'multipart/related; type="image/png"'
+        answer = frames.get(path=asked, accept=parts)
+        assert (answer.status_code, len(split(answer))) == (200, 1)
+        assert len(audited(frames, "read-rendered")) == 1
+        with frames.without_litestar(monkeypatch):
+            assert frames.get(path=asked, accept=parts).status_code == 500
+
+
+# -- without an event loop
+
+
+def outside(frames: Frames, path: str, accept: str) -> list[Any] | None:
+    """Return what is sent where no event loop is; None if one is needed."""
+    path, _, query = path.partition("?")
+    headers = [(b"host", b"127.0.0.1"), (b"accept", accept.encode())]
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": headers}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    more = {"raw_path": path.encode(), "root_path": "", "scheme": "http", "client": None, "server": None, "state": {}}
+    request: Any = frames.app({**scope, **more}, None, send)  # type: ignore[typeddict-item, arg-type]
+    try:
+        request.send(None)
+    except StopIteration:
+        return sent
+    request.close()
+    return None
+
+
+@only_linux
+def test_what_waits_for_nothing_needs_no_event_loop(tmp_path: Path) -> None:
+    with open_frames(tmp_path) as frames:
+        picture = f"{frames.path}/rendered"
+        wanted = [(frames.path, OHIF), (picture, "image/png"), ("/dicom-web/studies?limit=1", JSON)]
+        assert [outside(frames, *one) is None for one in wanted] == [True, True, False]
+        inside = [frames.get(path=path, accept=accept, **{"accept-encoding": "identity"}) for path, accept in wanted]
+        for one, answer in zip(wanted, inside, strict=True):
+            start, body = outside(frames, *one) or ({}, {})
+            assert (start["status"], len(body["body"])) == (answer.status_code, len(answer.content))
+
+
+def test_everything_else_goes_on_in_one(tmp_path: Path) -> None:
+    with open_frames(tmp_path) as frames:
+        assert outside(frames, "/health/live", "*/*") is None
+        assert outside(frames, f"{frames.path.partition('/frames')[0]}/metadata", JSON) is None
