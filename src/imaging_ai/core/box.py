@@ -1,7 +1,8 @@
 """Where a detector found something: a box in the patient, of any orientation, and its outlines on the slices of a grid.
 
-Coordinates are LPS+ millimetres (PS3.3 C.7.6.2.1.1). A box that is upright on a grid stays so on its slices; one that
-leans is cut by them into polygons of up to six sides.
+Coordinates are LPS+ millimetres (PS3.3 C.7.6.2.1.1); those of images without a place in the patient are their columns,
+their rows and their number. A box that is upright on a grid stays so on its slices; one that leans is cut by them into
+polygons of up to six sides.
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ class PatientBox:
             if _area(places) > _NOTHING
         }
 
+    def in_pixels(self, grid: Grid) -> dict[int, NDArray[np.float64]]:
+        """Return the outlines as ``(corner, column and row)`` by slice, from the outer edge of the first pixel on."""
+        inverse = np.linalg.inv(grid.affine)[:2]
+        outlines = self.outlines(grid).items()
+        return {k: np.asarray(points @ inverse[:, :3].T + inverse[:, 3] + 0.5) for k, points in outlines}
+
     def region(self, grid: Grid) -> Region:
         """Return the voxels of a grid that the box covers, in whole rows, columns and slices; at least one of each."""
         corners = self._on(grid)[:, ::-1]
@@ -97,7 +104,7 @@ class PatientBox:
 
     def as_tree(self) -> dict[str, object]:
         """Say the same in what JSON is made of."""
-        return {"centre_mm": list(self.centre), "edges_mm": [list(edge) for edge in self.edges]}
+        return {"centre": list(self.centre), "edges": [list(edge) for edge in self.edges]}
 
     def _on(self, grid: Grid) -> NDArray[np.float64]:
         """Return the eight corners as indices ``(column, row, slice)`` of a grid."""

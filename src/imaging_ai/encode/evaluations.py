@@ -15,7 +15,7 @@ from typing import Any
 from highdicom import sr as hdsr
 
 from imaging_ai.core.finding import Algorithm, Code, Evaluation, Measurement
-from imaging_ai.encode.boxes import BoxGroup, box_group, outline_of
+from imaging_ai.encode.boxes import BoxGroup, Coordinates, box_group, outline_of
 from imaging_ai.encode.provenance import Provenance, code_item
 from imaging_ai.errors import ResultInvalid
 
@@ -75,9 +75,7 @@ def outline_groups(
     return groups
 
 
-def measured(
-    measurement: Measurement, lines: Sequence[hdsr.CoordinatesForMeasurement3D] | None = None
-) -> hdsr.Measurement:
+def measured(measurement: Measurement, lines: Sequence[Coordinates] | None = None) -> hdsr.Measurement:
     """Write a number, and what it was measured on."""
     if not math.isfinite(measurement.value):
         raise ResultInvalid(f"the measurement {measurement.quantity.meaning!r} is not a finite number")

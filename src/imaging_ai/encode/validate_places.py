@@ -11,12 +11,12 @@ from pydicom import Dataset
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.rules import require
 
-__all__ = ["check_line", "check_polygon"]
+__all__ = ["check_flat", "check_line", "check_polygon"]
 
 _OF_A_VOXEL = 0.05
 
 
-def check_line(line: Dataset, number: float, path: str, volume: Volume) -> None:
+def check_line(line: Dataset, path: str, volume: Volume, number: float) -> None:
     """Check that a line is as long as its number says, or that a closed one has as large an area."""
     require(line.get("GraphicType") == "POLYLINE", f"{path} GraphicType", "not POLYLINE")
     points = _on_a_plane(line, path, volume)
@@ -33,6 +33,22 @@ def check_polygon(region: Dataset, path: str, volume: Volume) -> None:
     points = _on_a_plane(region, path, volume)
     closed = len(points) > 3 and np.array_equal(points[0], points[-1])
     require(closed and _area(points) > 0, f"{path} GraphicData", "not a closed polygon with an area")
+
+
+def check_flat(item: Dataset, path: str, volume: Volume, number: float | None = None) -> None:
+    """Check that a region in pixels is a closed line within an image of the source, and as large as its number says."""
+    require(not volume.located, f"{path} ValueType", "in pixels, though the images have a place in the patient")
+    require(item.get("GraphicType") == "POLYLINE", f"{path} GraphicType", "not POLYLINE")
+    points = np.asarray(item.GraphicData, np.float64).reshape(-1, 2)
+    closed = len(points) > 3 and np.array_equal(points[0], points[-1])
+    inside = (points >= 0).all() and (points <= (volume.grid.columns, volume.grid.rows)).all()
+    require(bool(closed and inside), f"{path} GraphicData", "not a closed line within the image")
+    area = _area(np.pad(points, ((0, 0), (0, 1))))
+    said = area if number is None else number
+    require(area > 0 and math.isclose(area, said, rel_tol=1e-3), f"{path} NumericValue", "is not the area of its line")
+    named = {str(ref.ReferencedSOPInstanceUID) for one in item.ContentSequence for ref in one.ReferencedSOPSequence}
+    sources = {source.sop_instance_uid for source in volume.sources}
+    require(len(named) == 1 and named <= sources, f"{path} ReferencedSOPSequence", "not an image of the source")
 
 
 def _on_a_plane(item: Dataset, path: str, volume: Volume) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from imaging_ai.core.volume import Volume
 from imaging_ai.encode.objects import EncodedObject
 from imaging_ai.encode.rules import require
-from imaging_ai.encode.validate_places import check_line, check_polygon
+from imaging_ai.encode.validate_places import check_flat, check_line, check_polygon
 
 __all__ = ["check_ko", "check_sr"]
 
@@ -22,10 +22,13 @@ _VALUE_OF: Mapping[str, str] = {
     "UIDREF": "UID",
     "IMAGE": "ReferencedSOPSequence",
     "COMPOSITE": "ReferencedSOPSequence",
+    "SCOORD": "GraphicData",
     "SCOORD3D": "GraphicData",
     "CONTAINER": "ContinuityOfContent",
 }
-_RELATIONSHIPS = frozenset({"CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES", "INFERRED FROM"})
+_RELATIONSHIPS = frozenset(
+    {"CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT", "HAS PROPERTIES", "INFERRED FROM", "SELECTED FROM"}
+)
 
 # concepts (DCM unless said otherwise) that TID 1500, 1411, 1501, 4019 and 2010 require
 _TITLE, _REJECTED, _OF_INTEREST, _TITLE_MODIFIER = "126000", "113001", "113000", "113011"
@@ -66,10 +69,7 @@ def check_sr(ds: Dataset, obj: EncodedObject, volume: Volume) -> None:
     series = {str(header.SeriesInstanceUID) for header in volume.headers}
     for number, group in enumerate(groups, 1):
         _check_group(group, f"Measurement Group {number}", series)
-        for region in (*_children(group, _IMAGE_REGION), *_children(group, _VOLUME_SURFACE)):
-            check_polygon(region, f"Measurement Group {number}", volume)
-        for line, item in _lines(group):
-            check_line(line, float(item.MeasuredValueSequence[0].NumericValue), f"Measurement Group {number}", volume)
+        _check_places(group, f"Measurement Group {number}", volume)
     sources = {str(header.SOPInstanceUID) for header in volume.headers}
     evidence = _listed(ds, "CurrentRequestedProcedureEvidenceSequence")
     require(sources <= evidence, "CurrentRequestedProcedureEvidenceSequence", "does not list every source instance")
@@ -164,6 +164,15 @@ def _check_box(group: Dataset, path: str, templates: Sequence[str | None], serie
     _check_evaluation(group, path)
 
 
+def _check_places(group: Dataset, path: str, volume: Volume) -> None:
+    """Check coordinates, in the patient or in pixels, and that numbers are those of what they were measured on."""
+    for region in (*_children(group, _IMAGE_REGION), *_children(group, _VOLUME_SURFACE)):
+        (check_flat if region.ValueType == "SCOORD" else check_polygon)(region, path, volume)
+    for line, item in _lines(group):
+        size = float(item.MeasuredValueSequence[0].NumericValue)
+        (check_flat if line.ValueType == "SCOORD" else check_line)(line, path, volume, size)
+
+
 def _check_evaluation(group: Dataset, path: str) -> None:
     """Check that what is probable is also said to be present or absent, and how probable things can be."""
     numbers = [number for concept in _PROBABILITIES for number in _children(group, concept)]
@@ -179,7 +188,7 @@ def _lines(group: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
     """Yield the coordinates in a group with the number that is inferred from them."""
     for item in group.ContentSequence:
         for child in item.get("ContentSequence") or []:
-            if child.ValueType == "SCOORD3D":
+            if child.ValueType in ("SCOORD", "SCOORD3D"):
                 require(item.ValueType == "NUM", "ContentSequence", "coordinates of what is no number")
                 yield child, item
 

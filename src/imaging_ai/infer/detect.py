@@ -182,7 +182,7 @@ def _evaluations(
             instances=(volume.sources[one.box.nearest_slice(volume.grid)].sop_instance_uid,),
             calibrated=calibrated,
             box=one.box,
-            measurements=measure_box(one.box),
+            measurements=measure_box(one.box) if volume.located else (),
         )
 
 

@@ -192,7 +192,7 @@ class LoadedModel:
                 raise SeriesRefused(
                     "no-geometry",
                     f"{self.entry.name} does not read this series: its images have no place in the patient, and a "
-                    "result could not be laid onto them; only classifiers of single images read such series",
+                    "result could not be laid onto them; only classifiers and detectors of single images read such series",
                 )
             if volume.grid.slices == 1 and not self.reads_planes:
                 raise SeriesRefused(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
 
 import phantoms
 from detectors import DICOM_TOML, BrightBoxes, blocks, bright_boxes_bundle
@@ -213,13 +216,40 @@ def test_what_is_not_understood_is_refused_by_its_name(tmp_path: Path) -> None:
         detect(loaded(tmp_path / "after", changes={"postprocessing": strange}), volume_of(), "1.2")
 
 
-def test_a_series_without_a_place_in_the_patient_is_refused(tmp_path: Path) -> None:
-    datasets = phantoms.series(IMAGE[:2], modality="CT")
+def placeless(image: NDArray[np.float32]) -> list[bytes]:
+    datasets = phantoms.series(image, modality="CT", name="radiograph")
     for ds in datasets:
         del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.FrameOfReferenceUID
         ds.Modality = "ES"
-    with pytest.raises(SeriesRefused, match=r"place in the patient|no position"):
-        detect(loaded(tmp_path, dims=2), read_volume(datasets), "1.2")
+    return [phantoms.to_bytes(ds) for ds in datasets]
+
+
+def test_images_without_a_place_in_the_patient_get_boxes_in_their_pixels(tmp_path: Path) -> None:
+    wanted = '\n[outputs]\nkinds = ["SR", "SC"]\nlines = true\n'
+    model = loaded(tmp_path, dims=2, dicom_toml=DICOM_TOML.replace('Modality = "CT"', 'Modality = "ES"') + wanted)
+    files = placeless(blocks((2, 24, 30), {((0, 0), (4, 9), (12, 21)): 380.0, ((1, 1), (15, 20), (3, 5)): 320.0}))
+    analysis = analyse({"image": files}, model, lambda *_: None, job_uid="1.2", created_at=0.0)
+    report, outlines = (dcmread(io.BytesIO(one.data)) for one in analysis.objects[:2])
+    regions = [item for item in walked(report) if item.ValueType == "SCOORD"]
+    corners = [set(map(tuple, np.reshape(item.GraphicData, (-1, 2)).tolist())) for item in regions]
+    assert corners == [{(x, y) for x in (12, 22) for y in (4, 10)}, {(x, y) for x in (3, 6) for y in (15, 21)}]
+    sources = read_volume(files).sources
+    named = [str(one.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for one in regions]
+    assert named == [one.instances[0] for one in analysis.evaluations] == [one.sop_instance_uid for one in sources]
+    assert all(one.measurements == () for one in analysis.evaluations), "no length is known"
+    areas = [float(one.MeasuredValueSequence[0].NumericValue) for one in walked(outlines) if one.ValueType == "NUM"]
+    assert areas == pytest.approx([60, 18])
+
+
+def test_a_detector_of_volumes_refuses_images_without_a_place_in_the_patient(tmp_path: Path) -> None:
+    with pytest.raises(SeriesRefused, match="place in the patient"):
+        detect(loaded(tmp_path), read_volume(placeless(IMAGE[:2])), "1.2")
+
+
+def walked(ds: Dataset) -> Iterator[Dataset]:
+    for item in ds.get("ContentSequence") or ():
+        yield item
+        yield from walked(item)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +297,7 @@ def test_a_series_becomes_a_report_of_the_boxes_and_pictures_of_them(tmp_path: P
     assert analysis.findings == ()
     assert [one.present for one in analysis.evaluations] == [True, True]
     tree = analysis.evaluations[0].as_tree()
-    assert set(tree["box"]) == {"centre_mm", "edges_mm"}  # type: ignore[call-overload]
+    assert set(tree["box"]) == {"centre", "edges"}  # type: ignore[call-overload]
     nothing = [phantoms.to_bytes(ds) for ds in phantoms.series(0 * IMAGE)]
     said = analyse({"image": nothing}, model, lambda *_: None, job_uid="1.3", created_at=0.0)
     assert [one.kind for one in said.objects] == ["SR"], "that nothing was found"

@@ -56,7 +56,7 @@ def test_some_without_a_place_among_slices_are_refused() -> None:
 
 def test_a_segmenter_does_not_read_them(tmp_path: Path) -> None:
     volume = read_volume(photographs())
-    with pytest.raises(SeriesRefused, match="only classifiers of single images") as refusal:
+    with pytest.raises(SeriesRefused, match="only classifiers and detectors of single images") as refusal:
         load_bundle(read_model(phantoms.threshold_bundle(tmp_path / "threshold"))).predict(volume)
     assert refusal.value.reason == "no-geometry"
     assert np.isfinite(volume.voxels).all()
