@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -26,6 +27,7 @@ from imaging_ai.infer.detect import as_findings, detect
 from imaging_ai.infer.model import LoadedModel
 from imaging_ai.infer.selftest import try_out
 from imaging_ai.infer.volume import read_volume
+from imaging_ai.sandbox.messages import Answered, FromModel
 
 SHAPE, SPACING = (14, 24, 30), (2.5, 0.9, 1.4)
 #: First and last slice, row and column.
@@ -154,6 +156,19 @@ def test_the_same_job_tracks_the_same_boxes(tmp_path: Path) -> None:
     assert [one.tracking_uid for one in first] == [one.tracking_uid for one in again]
     assert len({one.tracking_uid for one in first}) == 2
     assert [one.tracking_identifier for one in first] == ["Nodule 1", "Nodule 2"]
+
+
+def test_what_it_says_leaves_the_process_of_the_model_as_it_is(tmp_path: Path) -> None:
+    said = detect(loaded(tmp_path), volume_of(orientation=phantoms.OBLIQUE), "1.2")
+    sent = msgspec.msgpack.encode(Answered(evaluations=said))
+    assert msgspec.msgpack.decode(sent, type=FromModel) == Answered(evaluations=said)
+
+
+def test_no_masks_and_no_maps_are_made_of_boxes(tmp_path: Path) -> None:
+    wanted = '\n[outputs]\nkinds = ["SEG", "SR", "PM", "SC"]\nsegmentation = "fractional"\n'
+    entry = read_model(bright_boxes_bundle(tmp_path / "model", dicom_toml=DICOM_TOML + wanted))
+    assert entry.outputs.kinds == ("SR", "SC")
+    assert not entry.outputs.probability
 
 
 def test_a_flat_detector_says_a_box_on_each_slice(tmp_path: Path) -> None:
