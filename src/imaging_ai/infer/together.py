@@ -41,6 +41,8 @@ def check_together(volumes: Mapping[str, Volume]) -> None:
             if _said(first, keyword) != _said(other, keyword):
                 raise SeriesRefused(reason, f"{both} are of different {what} ({keyword})")
         if not first.located and not other.located:
+            if first.grid.shape != other.grid.shape:
+                raise SeriesRefused("mixed-sizes", f"{both} have no place in the patient, and differ in size or number")
             continue
         if first.grid.frame_of_reference_uid != other.grid.frame_of_reference_uid:
             raise SeriesRefused(

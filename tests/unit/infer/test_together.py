@@ -73,6 +73,21 @@ def test_what_lies_apart_is_refused_and_what_is_smaller_is_not() -> None:
     check_together({"first": first})
 
 
+def radiograph(name: str, rows: int) -> Volume:
+    """Read an image without a place in the patient."""
+    ds = named(name)[0]
+    del ds.ImagePositionPatient, ds.ImageOrientationPatient
+    ds.Modality, ds.Rows, ds.PixelData = "DX", rows, bytes(rows * SHAPE[2] * 2)
+    return read_volume([ds])
+
+
+def test_images_without_a_place_go_together_pixel_by_pixel_or_not_at_all() -> None:
+    check_together({"first": radiograph("1", 20), "second": radiograph("2", 20)})
+    with pytest.raises(SeriesRefused, match="differ in size") as refusal:
+        check_together({"first": radiograph("1", 20), "second": radiograph("2", 24)})
+    assert refusal.value.reason == "mixed-sizes"
+
+
 def two_channels(entry: ModelEntry) -> LoadedModel:
     """Make a model of two inputs that finds what is bright in the first."""
     file = entry.path / "configs" / "inference.json"
