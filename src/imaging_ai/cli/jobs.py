@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -78,13 +79,24 @@ def show(context: click.Context, number: int, json_output: bool) -> None:
         echo_json({**tree, "evaluations": [one.as_tree() for one in said]})
         return
     tree["evaluations"] = told(said)
+    for line in _lines(tree):
+        click.echo(line)
+
+
+def _lines(tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Write what is known of a job for people: times of this machine's clock, and what is not there left out."""
     for key, value in tree.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            click.echo(f"{key}:")
-            for row in value:
-                click.echo("  " + "  ".join(str(cell) for cell in row.values()))
-        else:
-            click.echo(f"{key}: {value}")
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _lines(value, f"{indent}  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{key}:"
+            yield from (f"{indent}  " + "  ".join(str(cell) for cell in row.values()) for row in value)
+        elif isinstance(value, dict | list | tuple):
+            yield f"{indent}{key}: {', '.join(map(str, value)) or 'none'}"
+        elif value is not None:
+            is_moment = isinstance(value, float) and key in ("created_at", "not_before", "started_at", "finished_at")
+            yield f"{indent}{key}: {moment(value) if is_moment else value}"
 
 
 @jobs.command("retry")
