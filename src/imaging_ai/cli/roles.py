@@ -39,7 +39,7 @@ def serve(context: click.Context) -> None:
 @click.pass_context
 def receive(context: click.Context) -> None:
     """Take instances from modalities and PACS by C-STORE (DICOM)."""
-    from imaging_ai.process import few_heaps
+    from imaging_ai.process import few_heaps, settle
     from imaging_ai.receive.lean import leave_out_decoders
 
     few_heaps()
@@ -51,6 +51,7 @@ def receive(context: click.Context) -> None:
         _require_dicom_ports(settings)
         with audited_role(settings, "receive"):
             receiver = wiring.make_receiver(settings)
+            settle()
             receiver.start()
             click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
             stop.wait()

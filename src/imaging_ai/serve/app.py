@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ from imaging_ai.serve.viewer import PATH, viewer_router
 
 __all__ = ["make_app"]
 
-_PASSWORDS_AT_ONCE = 2  # by one process: each takes 64 MiB
+_PASSWORDS_AT_ONCE = 1 if (os.cpu_count() or 1) < 4 else 2  # by one process: each takes a core, and 64 MiB
 
 
 def make_app(

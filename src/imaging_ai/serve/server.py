@@ -18,7 +18,7 @@ from litestar.types import ASGIApp
 
 from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.errors import ConfigError
-from imaging_ai.process import die_with_parent, keep_memory
+from imaging_ai.process import die_with_parent, keep_memory, settle
 from imaging_ai.serve.crowd import watch_crowd
 from imaging_ai.serve.eager import begin_where_they_come_in
 from imaging_ai.serve.forgetting import forgetful
@@ -105,7 +105,9 @@ def _load(factory: Callable[[], Litestar], parent: int, port: int, proxies: Coll
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     watch_crowd(port, _ENOUGH_CONNECTIONS, proxies)
     begin_where_they_come_in()
-    return forgetful(heard_out(factory()))
+    app = forgetful(heard_out(factory()))
+    settle()
+    return app
 
 
 def _is_loopback(host: str) -> bool:
