@@ -269,6 +269,7 @@ def _provenance(
         "out_of_distribution": None if model.unlike is None else round(model.unlike, 3),
         "notes": [
             *model.notes,
+            *model.together,
             *model.how,
             *model.doubts,
             *(note for volume in volumes.values() for note in volume.notes),

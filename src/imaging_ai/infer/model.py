@@ -70,7 +70,7 @@ class Prepared:
 class LoadedModel:
     """A bundle that is ready to run. Not safe for two threads at once.
 
-    `how` tells how the last run went, where that was not as usual: a sentence each.
+    `how` tells how the last run went, where that was not as usual, `together` how its inputs lie: a sentence each.
     """
 
     def __init__(self, entry: ModelEntry, device: torch.device, config: InferenceConfig, parts: Parts) -> None:
@@ -85,6 +85,7 @@ class LoadedModel:
         self._channels = 0
         self.peak_bytes = 0
         self.how: tuple[str, ...] = ()
+        self.together: tuple[str, ...] = ()
         self.unlike: float | None = None
         self._familiar = familiar_of(entry)
         self._windows = Windows(
@@ -186,13 +187,13 @@ class LoadedModel:
 
     def _accepted(self, volumes: Volume | Mapping[str, Volume]) -> dict[str, Volume]:
         named = self._named(volumes)
-        check_together(named)
+        self.together = check_together(named)
         for volume in named.values():
             if not volume.located and (self.entry.segments or not self.planar):
                 raise SeriesRefused(
                     "no-geometry",
                     f"{self.entry.name} does not read this series: its images have no place in the patient, and a "
-                    "result could not be laid onto them; only classifiers and detectors of single images read such series",
+                    "result could not be laid onto them; only classifiers and detectors of single images read such",
                 )
             if volume.grid.slices == 1 and not self.reads_planes:
                 raise SeriesRefused(

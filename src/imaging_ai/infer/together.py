@@ -22,12 +22,14 @@ _OF_ONE = (
 )
 #: The part of the first series that each other one must cover at least.
 _COVERED = 0.1
+#: From here on it is not told that something is beyond it.
+_WHOLE = 0.95
 #: So many places along each axis are looked at.
 _PLACES = 9
 
 
-def check_together(volumes: Mapping[str, Volume]) -> None:
-    """Refuse inputs that do not belong together.
+def check_together(volumes: Mapping[str, Volume]) -> tuple[str, ...]:
+    """Refuse inputs that do not belong together; return a sentence on each that does not reach all of the first.
 
     Raises
     ------
@@ -35,6 +37,7 @@ def check_together(volumes: Mapping[str, Volume]) -> None:
         Naming the inputs, and in what they differ.
     """
     (name, first), *others = volumes.items()
+    notes = []
     for other_name, other in others:
         both = f"the inputs {name} and {other_name}"
         for keyword, reason, what in _OF_ONE:
@@ -52,6 +55,9 @@ def check_together(volumes: Mapping[str, Volume]) -> None:
             )
         if (part := _covered(first.grid, other.grid)) < _COVERED:
             raise SeriesRefused("apart", f"{both} lie apart: {part:.0%} of the first is covered by the other")
+        if part < _WHOLE:
+            notes.append(f"the input {other_name} covers {part:.0%} of {name}: elsewhere it counts as its least value")
+    return tuple(notes)
 
 
 def _said(volume: Volume, keyword: str) -> str:

@@ -66,11 +66,12 @@ def test_what_lies_apart_is_refused_and_what_is_smaller_is_not() -> None:
     with pytest.raises(SeriesRefused, match="0% of the first is covered") as refusal:
         check_together({"first": first, "second": read_volume(named("2", origin=(-30.0, -40.0, 500.0)))})
     assert refusal.value.reason == "apart"
-    check_together({"first": first, "second": read_volume(named("2", origin=(-20.0, -40.0, 54.0)))})
+    (note,) = check_together({"first": first, "second": read_volume(named("2", origin=(-20.0, -40.0, 54.0)))})
+    assert "the input second covers 43% of first" in note
     check_together(
         {"first": first, "second": read_volume(named("2", orientation=phantoms.CORONAL, origin=(-30, -35, 66)))}
     )
-    check_together({"first": first})
+    assert check_together({"first": first}) == check_together({"first": first, "second": first}) == ()
 
 
 def radiograph(name: str, rows: int) -> Volume:
