@@ -14,6 +14,8 @@ from sqlalchemy import event, text
 from sqlmodel import select
 
 from imaging_ai.core.job import DeliveryState, Priority
+from imaging_ai.db import migrate
+from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import AuditEventRow
 from imaging_ai.errors import NotFound
 from imaging_ai.send.deliveries import Batch, Settlement
@@ -174,7 +176,9 @@ def test_of_one_destination_the_urgent_job_goes_first(results: Results) -> None:
 
 def test_a_claim_looks_at_no_more_than_the_beginning_of_what_waits(tmp_path: Path) -> None:
     """However much waits, and for whom: the writer's lock of SQLite is held meanwhile."""
-    results = Results(f"sqlite:///{tmp_path / 'test.db'}", tmp_path)
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    migrate.upgrade(Database(url))
+    results = Results(url, tmp_path)
     results.job(destinations=["pacs", "gone"])
     statements: list[tuple[str, Any]] = []
     event.listen(results.database.engine, "before_cursor_execute", lambda *told: statements.append((told[2], told[3])))
