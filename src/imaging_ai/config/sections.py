@@ -151,7 +151,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a worker serves and how far a job may go."""
 
     queues: tuple[Queue, ...] = ("route", "inference-cpu", "inference-gpu", "delivery")
-    slots: Count = 1
+    slots: Annotated[int, Meta(ge=0)] = 0
     device: str = "auto"
     threads: Annotated[int, Meta(ge=0)] = 0
     warm_up: bool = True

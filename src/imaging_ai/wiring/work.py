@@ -53,6 +53,7 @@ def make_worker(settings: Settings) -> Worker:
     """Build the worker: it routes, delivers, and has a runner run the jobs."""
     from imaging_ai.queue.presence import Presence
     from imaging_ai.sandbox.forked import Zygote
+    from imaging_ai.sandbox.watch import has_gpu
     from imaging_ai.send.deliverer import Deliverer
     from imaging_ai.worker.inference import Limits
     from imaging_ai.worker.messages import PipelineSpec
@@ -101,7 +102,7 @@ def make_worker(settings: Settings) -> Worker:
         ),
         WorkerOptions(
             queues=options.queues,
-            slots=options.slots,
+            slots=options.slots or (2 if has_gpu(options.device) else 1),
             warm_up=options.warm_up,
             lease_seconds=options.lease_seconds,
             grace_seconds=options.grace_seconds,
