@@ -30,7 +30,7 @@ def model(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedMo
 
 
 def analysed(model: LoadedModel, folder: Path, **geometry: Any) -> Analysis:
-    image = phantoms.ball((16, 40, 44), radius=8.0, spacing=(2.5, 1.0, 1.0), inside=100.0, outside=-800.0)
+    image = phantoms.ball((8, 28, 32), radius=6.0, spacing=(2.5, 1.0, 1.0), inside=100.0, outside=-800.0)
     files = [phantoms.to_bytes(ds) for ds in phantoms.series(image, spacing=(2.5, 1.0, 1.0), **geometry)]
     analysis = analyse({"image": files}, model, lambda *_: None, job_uid="1.2", created_at=0.0)
     for number, one in enumerate(analysis.objects):
@@ -65,7 +65,7 @@ def test_that_nothing_was_found_is_a_report_too(model: LoadedModel, tmp_path: Pa
 
 
 def test_along_the_axes_of_the_patient_its_boxes_are_those_of_its_own_postprocessing(model: LoadedModel) -> None:
-    image = phantoms.ball((16, 40, 44), radius=8.0, spacing=(2.5, 1.0, 1.0), inside=100.0, outside=-800.0)
+    image = phantoms.ball((8, 28, 32), radius=6.0, spacing=(2.5, 1.0, 1.0), inside=100.0, outside=-800.0)
     volume = read_volume(phantoms.series(image, spacing=(2.5, 1.0, 1.0)))
     ours = [one.box for one in detect(model, volume, "1.2")]
     with model.running():

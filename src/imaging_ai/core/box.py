@@ -142,5 +142,5 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _point(values: NDArray[np.float64]) -> Point:
-    x, y, z = (float(value) for value in values)
+    x, y, z = (float(value) + 0.0 for value in values)  # which is never -0
     return x, y, z
