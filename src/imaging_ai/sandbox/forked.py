@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,9 +33,8 @@ _LONGEST_WORD = 10_000
 
 
 class Zygote:
-    """Forks processes that run models; started when first needed, and again after it ended.
+    """Forks processes that run models; started when first needed, and again after it ended; ends with this process.
 
-    The kernel kills it when the thread that started it ends, so use it first from one that lives as long as it should.
     One that is `heard` writes to standard error what its processes write there.
     """
 
@@ -78,17 +78,32 @@ class Zygote:
         if self._way is not None:
             self._way.close()
         self._way, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-IB", "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), *sys.path],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if self._heard else subprocess.DEVNULL,
-                env=environment(Path("/")),
-                cwd="/",
-                start_new_session=True,
-            )
+        started: Future[subprocess.Popen[bytes]] = Future()
+        threading.Thread(target=self._keep, args=(theirs, started), name="zygote", daemon=True).start()
+        self._process = started.result()
+
+    def _keep(self, theirs: socket.socket, started: Future[subprocess.Popen[bytes]]) -> None:
+        """Start it from a thread that stays until it has ended: the kernel kills it when that thread ends."""
+        try:
+            with theirs:
+                process = self._born(theirs.fileno())
+        except OSError as error:
+            started.set_exception(error)
+            return
+        started.set_result(process)
+        process.wait()
+
+    def _born(self, way: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-IB", "-c", _BOOT, str(way), str(os.getpid()), *sys.path],
+            pass_fds=(way,),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None if self._heard else subprocess.DEVNULL,
+            env=environment(Path("/")),
+            cwd="/",
+            start_new_session=True,
+        )
 
 
 class Forked:

@@ -86,18 +86,26 @@ def _live(life: Life, model: int, guardian: int) -> NoReturn:
 class _Guardian:
     def __init__(self, line: Connection[object, object], pid: int, watch: Watch) -> None:
         self._line, self._pid, self._watch = line, pid, watch
+        self._status: int | None = None
         self._reason = ""
 
     def stay(self) -> None:
         self._say(Begun(self._pid))
         next_look = time.monotonic()
-        while not (ended := os.waitpid(self._pid, os.WNOHANG))[0]:
+        while not self._ended(os.WNOHANG):
             if self._line.poll(max(0.0, next_look - time.monotonic())):
                 self._hear()
             else:
                 next_look = time.monotonic() + _LOOK_EVERY
                 self._look()
-        self._say(Over(os.waitstatus_to_exitcode(ended[1]), self._reason))
+        assert self._status is not None
+        self._say(Over(self._status, self._reason))
+
+    def _ended(self, options: int) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self._pid, options)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status is not None
 
     def _hear(self) -> None:
         try:
@@ -118,7 +126,7 @@ class _Guardian:
 
     def _end(self) -> None:
         os.kill(self._pid, signal.SIGKILL)
-        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        self._ended(0)
 
     def _say(self, told: Told) -> None:
         self._line.send_bytes(msgspec.msgpack.encode(told))

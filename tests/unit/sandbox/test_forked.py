@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,9 +101,19 @@ def test_all_end_with_their_zygote_and_the_next_is_of_another(fork: Fork, zygote
     os.kill(first, signal.SIGKILL)
     assert [one.wait(10.0) for one in processes] == [Over(-signal.SIGKILL)] * 2
     wait_until(lambda: all(gone(pid) for pid in pids if pid), what="they are gone")
-    wait_until(lambda: gone(first), what="the zygote is gone")
+    wait_until(lambda: not psutil.pid_exists(first), what="the zygote is gone")
     assert told(fork()[1], "pass") == b"done"
     assert zygote.pid != first
+
+
+def test_a_zygote_outlives_the_thread_that_needed_it_first(fork: Fork, zygote: Zygote) -> None:
+    thread = threading.Thread(target=lambda: told(fork()[1], "pass"))
+    thread.start()
+    thread.join()
+    first = zygote.pid
+    time.sleep(0.1)
+    assert told(fork()[1], "pass") == b"done"
+    assert zygote.pid == first
 
 
 def test_the_zygote_of_another_process_that_is_gone_is_named(fork: Fork, zygote: Zygote) -> None:
