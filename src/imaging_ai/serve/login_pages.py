@@ -34,9 +34,17 @@ _USED_UP = "This link is not good any more. The next start of the server shows a
 
 
 def login_pages(desk: LoginDesk) -> Router:
-    """Answer `/login`, `/logout`, `/first` and `/emergency` with pages, and `/login/oidc` where there is a provider."""
+    """Answer `/login`, `/logout`, `/first` and `/emergency` with pages, and `/login/oidc` where there is a provider.
+
+    Who asks for `/`, as people do, is led to the login.
+    """
+
+    @get("/", opt=_OPEN, sync_to_thread=False)
+    def home() -> Response[None]:
+        return go("/login")
+
     elsewhere = oidc_pages(desk, desk.entrance.openid) if desk.entrance.openid else []
-    handlers = [*_login(desk), *elsewhere, *_first(desk), _logout(desk), _emergency(desk)]
+    handlers = [home, *_login(desk), *elsewhere, *_first(desk), _logout(desk), _emergency(desk)]
     return Router("/", route_handlers=handlers, include_in_schema=False, request_max_body_size=_LARGEST_BODY)
 
 

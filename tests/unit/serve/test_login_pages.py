@@ -238,3 +238,8 @@ def test_who_may_not_read_is_told_so_at_the_viewer(browser: TestClient[Litestar]
 def test_an_api_answers_who_shows_nothing_in_its_own_words(browser: TestClient[Litestar]) -> None:
     answer: Any = browser.get("/api/studies")
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
+
+
+def test_who_asks_for_nothing_is_led_to_the_login(browser: TestClient[Litestar]) -> None:
+    led = browser.get("/")
+    assert (led.status_code, led.headers["location"]) == (303, "/login")

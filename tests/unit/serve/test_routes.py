@@ -48,7 +48,7 @@ def rows(title: str) -> Iterator[list[str]]:
 
 def documented() -> set[Route]:
     return {
-        (need, method.strip(), path)
+        (need, method.strip(), path or "/")
         for need, methods, template in rows("Every route")
         for method in methods.split(",")
         for path in expanded(template.strip("`"))
@@ -79,7 +79,16 @@ def test_every_route_says_itself_what_it_needs(app: Litestar) -> None:
 
 def test_what_needs_nothing_is_what_lets_people_in_and_what_says_that_we_live(app: Litestar) -> None:
     opened = {one.path for one in guarded_routes(app) if one.need == "nothing" and one.method != "OPTIONS"}
-    login = {"/login", "/login/oidc", "/login/oidc/callback", "/logout", "/first", "/api/login", "/api/login/refresh"}
+    login = {
+        "/login",
+        "/login/oidc",
+        "/login/oidc/callback",
+        "/logout",
+        "/first",
+        "/api/login",
+        "/api/login/refresh",
+        "/",
+    }
     assert opened == {"/health/live", "/health/ready", *login}
 
 
