@@ -1,8 +1,10 @@
 """Hostile traffic on all ports of a whole server, and what a well-behaved client notices of it.
 
-    python bench/hostile.py                     100,000 malformed inputs, 100 a second from 12 addresses
+    python bench/hostile.py                     100,000 malformed inputs, 50 a second from 12 addresses
     python bench/hostile.py --inputs 5000 --rate 0
                                                 fewer, as fast as they can
+    python bench/hostile.py --each --inputs 500 --rate 0
+                                                what an input of each kind costs the server
 
 It ends with 1 where something does not hold: no crash, no 5xx, resident memory back within 50 MB, nothing left on the
 disk but what was stored, and the well-behaved client's p95 at most three times its quiet value (which needs a machine
@@ -47,7 +49,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     data = os.environ.get("IMAGING_AI_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--rate", type=float, default=100.0, help="inputs a second; 0: as fast as the clients can")
+    parser.add_argument("--rate", type=float, default=50.0, help="inputs a second; 0: as fast as the clients can")
     parser.add_argument("--clients", type=int, default=12, help="hostile clients, each with an address of its own")
     parser.add_argument("--requests", type=float, default=100.0, help="http.requests_per_second of the server")
     parser.add_argument("--quiet", type=float, default=20.0, help="seconds of quiet before and after")

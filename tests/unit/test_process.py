@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 COUNT = """
 import os, pathlib, resource, sys
 from imaging_ai.process import share_metrics
@@ -39,3 +41,42 @@ def test_counters_are_shared_in_files_that_have_their_room_beforehand(tmp_path: 
 def test_a_full_disk_costs_the_sharing_of_counters_and_not_the_process(tmp_path: Path) -> None:
     assert count(tmp_path / "metrics", "full") == "its own counter\n"
     assert list((tmp_path / "metrics").iterdir()) == []
+
+
+_HEAPS = """
+import ctypes, sys, tempfile, threading
+from imaging_ai.process import few_heaps
+if sys.argv[1] == "few":
+    few_heaps()
+libc, ready = ctypes.CDLL(None), threading.Barrier(8)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+def take():
+    ready.wait()
+    for _ in range(100):
+        assert libc.malloc(1000)
+    ready.wait()
+threads = [threading.Thread(target=take) for _ in range(8)]
+for one in threads: one.start()
+for one in threads: one.join()
+with tempfile.NamedTemporaryFile() as told:
+    out = ctypes.c_void_p(libc.fopen(told.name.encode(), b"w"))
+    libc.malloc_info(0, out), libc.fclose(out)
+    print(told.read().count(b"<heap "))
+"""
+
+
+def heaps(how: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", _HEAPS, how], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt(3) of glibc")
+def test_threads_share_few_heaps() -> None:
+    assert heaps("few") <= 2 < heaps("many")
+
+
+def test_what_is_there_when_a_process_settles_is_not_gone_through_for_garbage_again() -> None:
+    counts = "gc.get_freeze_count(), len(gc.get_objects())"
+    program = f"import gc; from imaging_ai.process import settle; settle(); print({counts})"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    frozen, left = map(int, told.split())
+    assert frozen > 1_000 > left
