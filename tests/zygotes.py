@@ -11,6 +11,7 @@ import os, signal, sys, time
 sys.path[:] = sys.argv[3:]
 from imaging_ai.process import die_with_parent
 from imaging_ai.sandbox import child, zygote
+{loads}
 
 def life(socket, guardian):
 {code}
@@ -20,7 +21,10 @@ zygote.serve(int(sys.argv[1]), life)
 """
 
 
-def let_live(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Have the zygotes that are started from now on fork processes that run some code, with `socket` and `guardian`."""
+def let_live(monkeypatch: pytest.MonkeyPatch, code: str, loads: str = "") -> None:
+    """Have the zygotes that are started from now on fork processes that run some code, with `socket` and `guardian`.
+
+    The zygote itself runs what it `loads`.
+    """
     lines = "".join(f"    {line}\n" for line in code.splitlines())
-    monkeypatch.setattr(forked, "_BOOT", _BOOT.format(code=lines))
+    monkeypatch.setattr(forked, "_BOOT", _BOOT.format(code=lines, loads=loads))

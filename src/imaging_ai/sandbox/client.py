@@ -164,6 +164,7 @@ class Sandbox:
         answered, _ = self._asked(process, entry.digest, message, _ignore)
         if answered.checked is None:
             raise self._nonsense(entry.digest)
+        self._make_room()
         return answered.checked
 
     def features(self, entry: ModelEntry, series: Series, layer: str = "") -> tuple[str, tuple[float, ...]]:
@@ -177,6 +178,7 @@ class Sandbox:
             os.close(descriptor)
         if answered.features is None:
             raise self._nonsense(entry.digest)
+        self._make_room()
         return answered.features
 
     def _given(self, entry: ModelEntry, digest: str) -> tuple[_Process, Path]:
@@ -219,6 +221,7 @@ class Sandbox:
         return max(took / whole for took, whole in known)
 
     def _make_room(self) -> None:
+        """End processes, those used least recently first, while all hold more than they may; the last one stays."""
         held = {digest: one.running.held().own + one.on_gpu for digest, one in self._processes.items()}
         for digest in list(self._processes)[:-1]:
             if sum(held.values()) <= self._spec.memory_budget:

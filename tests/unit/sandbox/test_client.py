@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from imaging_ai.catalog import read_model
 from imaging_ai.errors import ConfigError, InternalError, ModelOutOfMemory, ModelProcessDied, SeriesRefused
 from imaging_ai.sandbox.client import Sandbox
 from imaging_ai.sandbox.messages import Failed, Spec
 from imaging_ai.sandbox.running import _raised
 from imaging_ai.sandbox.watch import memory_share
+from phantoms import threshold_bundle
 from zygotes import let_live
 
 
@@ -61,6 +63,42 @@ def test_strict_refuses_to_run_where_a_wall_is_missing(sandbox: Sandbox, monkeyp
     )
     with pytest.raises(ConfigError, match=r'"strict", .* missing: no network \(namespaces\)'):
         sandbox.ready()
+
+
+LOADS = """
+from multiprocessing.connection import Connection
+import msgspec
+from imaging_ai.sandbox.confine import Walls
+from imaging_ai.sandbox.messages import Answered, Checked, Ready
+"""
+#: Says that it is ready, and that each model is well; holds 100 MB from then on.
+HOLDS = """
+side, held = Connection(socket), b""
+say = lambda message: side.send_bytes(msgspec.msgpack.encode(message))
+side.recv_bytes(), side.recv_bytes()
+say(Ready(Walls()))
+while side.recv_bytes():
+    held = os.urandom(1) * (100 << 20)
+    say(Answered(checked=Checked("cpu", 0, 0.0)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looked at by /proc")
+def test_of_models_that_hold_too_much_together_those_used_last_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_live(monkeypatch, HOLDS, LOADS)
+    entries = [read_model(threshold_bundle(tmp_path / name, value)) for name, value in (("a", 1), ("b", 2), ("c", 3))]
+    one, other, third = (entry.digest for entry in entries)
+    sandbox = Sandbox(Spec(device="cpu", memory_budget=380 << 20), tmp_path / "run", memory_bytes=1 << 30)
+    for number in (0, 1, 0):
+        sandbox.check(entries[number], trial=False)
+    before = sandbox.pids
+    assert list(before) == [other, one]
+    sandbox.check(entries[2], trial=False)
+    assert list(sandbox.pids) == [one, third]
+    assert sandbox.pids[one] == before[one]
+    sandbox.close()
 
 
 def test_errors_come_through_as_what_they_were() -> None:
