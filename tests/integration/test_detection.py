@@ -21,12 +21,13 @@ from imaging_ai.infer.volume import read_volume
 from others import dciodvfy_errors, dsrdump
 
 NAME = "lung_nodule_ct_detection"
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / NAME
 
 
 @pytest.fixture(scope="module")
-def model(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """The bundle with random weights, and scores that choose boxes."""
-    return load_bundle(read_model(zoo.random_bundle(real_data / "zoo" / NAME, tmp_path_factory.mktemp("zoo") / NAME)))
+    return load_bundle(read_model(zoo.random_bundle(BUNDLE, tmp_path_factory.mktemp("zoo") / NAME)))
 
 
 def analysed(model: LoadedModel, folder: Path, **geometry: Any) -> Analysis:
