@@ -7,9 +7,21 @@ import gc
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["PARENT_VARIABLE", "die_with_parent", "few_heaps", "keep_memory", "keep_metrics", "settle", "share_metrics"]
+__all__ = [
+    "PARENT_VARIABLE",
+    "die_with_parent",
+    "few_heaps",
+    "give_back",
+    "keep_memory",
+    "keep_metrics",
+    "settle",
+    "share_metrics",
+]
 
 #: Environment variable that carries the parent's process id to a child that should die with it.
 PARENT_VARIABLE = "IMAGING_AI_PARENT_PID"
@@ -55,6 +67,18 @@ def few_heaps(most: int = 2) -> None:
     was freed in it: of a thread for each connection there remain megabytes that nobody uses.
     """
     _mallopt(_M_ARENA_MAX, most)
+
+
+def give_back(every: float = 60.0) -> None:
+    """Begin to give the system now and then what was freed and is kept for the next time (malloc_trim(3))."""
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        threading.Thread(target=_trim, args=(trim, every), name="give-back", daemon=True).start()
+
+
+def _trim(trim: Callable[[int], int], every: float) -> None:
+    while True:
+        time.sleep(every)
+        trim(0)
 
 
 def _mallopt(parameter: int, value: int) -> None:

@@ -80,3 +80,28 @@ def test_what_is_there_when_a_process_settles_is_not_gone_through_for_garbage_ag
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     frozen, left = map(int, told.split())
     assert frozen > 1_000 > left
+
+
+_FREED = """
+import ctypes, time
+from pathlib import Path
+from imaging_ai.process import give_back
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+taken = [ctypes.c_void_p(libc.malloc(4000)) for _ in range(10_000)]
+for one in taken:
+    ctypes.memset(one, 1, 4000)
+for one in taken[:-1]:
+    libc.free(one)  # the last keeps the heap from being shortened
+before = resident()
+give_back(every=0.01)
+while resident() > before - 30:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim(3) of glibc")
+def test_what_was_freed_is_given_back_in_time() -> None:
+    subprocess.run([sys.executable, "-c", _FREED], check=True, timeout=60)

@@ -39,7 +39,7 @@ def serve(context: click.Context) -> None:
 @click.pass_context
 def receive(context: click.Context) -> None:
     """Take instances from modalities and PACS by C-STORE (DICOM)."""
-    from imaging_ai.process import few_heaps, settle
+    from imaging_ai.process import few_heaps, give_back, settle
     from imaging_ai.receive.lean import leave_out_decoders
 
     few_heaps()
@@ -52,6 +52,7 @@ def receive(context: click.Context) -> None:
         with audited_role(settings, "receive"):
             receiver = wiring.make_receiver(settings)
             settle()
+            give_back()
             receiver.start()
             click.echo(f"receive: {settings.dicom.ae_title} on {settings.dicom.host}:{receiver.port}", err=True)
             stop.wait()

@@ -18,7 +18,7 @@ from litestar.types import ASGIApp
 
 from imaging_ai.core.addresses import IPNetwork
 from imaging_ai.errors import ConfigError
-from imaging_ai.process import die_with_parent, keep_memory, settle
+from imaging_ai.process import die_with_parent, give_back, keep_memory, settle
 from imaging_ai.serve.crowd import watch_crowd
 from imaging_ai.serve.eager import begin_where_they_come_in
 from imaging_ai.serve.forgetting import forgetful
@@ -107,6 +107,7 @@ def _load(factory: Callable[[], Litestar], parent: int, port: int, proxies: Coll
     begin_where_they_come_in()
     app = forgetful(heard_out(factory()))
     settle()
+    give_back()
     return app
 
 
