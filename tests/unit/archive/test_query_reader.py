@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_transactions_that_overlap_keep_apart(database: Database) -> None:
         with reader.open() as after:
             assert (before.rows(COUNT), after.rows(COUNT)) == ([(0,)], [(1,)])
     assert [count(reader) for _ in range(3)] == [1, 1, 1]
+
+
+def test_of_many_at_once_a_few_connections_remain(database: Database) -> None:
+    reader = Reader(database)
+    with ExitStack() as at_once:
+        assert [at_once.enter_context(reader.open()).rows(COUNT) for _ in range(12)] == [[(0,)]] * 12
+    assert len(reader._idle) == 8
+    assert count(reader) == 0
 
 
 def test_after_an_error_the_next_search_is_answered(database: Database) -> None:
