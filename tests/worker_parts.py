@@ -97,7 +97,7 @@ class TestPipeline:
         raise ValueError("^".join(("Doe", "Jane")))  # a message of others may carry anything
 
 
-def make_pipeline(given: tuple[str, str]) -> TestPipeline:
+def make_pipeline(given: tuple[str, str], _zygote: int = -1) -> TestPipeline:
     recorder = Recorder(*given)
     if Path(recorder.log + ".broken").exists():
         raise ImportError("the pipeline cannot be made")

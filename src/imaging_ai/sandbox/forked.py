@@ -53,8 +53,8 @@ class Zygote:
 
     @property
     def pid(self) -> int | None:
-        """The process id, None when it was not started here."""
-        return self._process.pid if self._process is not None else None
+        """The process id, None when it is not there, or was not started here."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def way(self) -> socket.socket:
         """Return the socket by which it is asked, for this process and for those that it trusts."""

@@ -48,6 +48,7 @@ class Runner:
         self._spec = spec
         self._zygote = zygote
         self._start_timeout = start_timeout
+        self._born_with: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[object, object] | None = None
         self.busy = False
@@ -55,7 +56,10 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is up and ready for a job."""
+        """Whether the process is up and ready for a job, and the zygote there that it was given."""
+        return self._is_up() and (self._zygote is None or self._zygote.pid == self._born_with)
+
+    def _is_up(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -69,6 +73,7 @@ class Runner:
         ours, theirs = socket.socketpair()
         with theirs:
             given = (theirs.fileno(), *([self._zygote.way().fileno()] if self._zygote else []))
+            self._born_with = self._zygote.pid if self._zygote else None
             self._process = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "imaging_ai.worker.runner", *map(str, given)],
                 pass_fds=given,
@@ -137,7 +142,7 @@ class Runner:
                 if (stopped := check()) is not None:
                     self.kill()
                     return stopped
-                if not self.alive and not connection.poll(0):
+                if not self._is_up() and not connection.poll(0):
                     raise EOFError  # something it started still holds the socket
                 next_check = time.monotonic() + _CHECK_EVERY
 
