@@ -41,9 +41,15 @@ class House:
         return verify(self.first, open_keys(self.path))
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.service)])
+both = pytest.mark.parametrize(
+    "house", ["sqlite", pytest.param("postgresql", marks=pytest.mark.service)], indirect=True
+)
+
+
+@pytest.fixture
 def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    url = f"sqlite:///{tmp_path}/x.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    kind = getattr(request, "param", "sqlite")
+    url = f"sqlite:///{tmp_path}/x.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
     house = House(url, tmp_path)
     yield house
     house.first.dispose()
@@ -84,6 +90,7 @@ def test_the_new_key_seals_from_its_event_on_and_both_verify(house: House) -> No
     assert not verify(house.first, old).whole, "and the later one"
 
 
+@both
 def test_every_process_seals_with_it_from_its_next_event_on(house: House) -> None:
     others = [house.process() for _ in range(3)]
     write(others[0])
@@ -158,6 +165,7 @@ def test_a_segment_in_which_a_replaced_key_seals_again_is_none(house: House, tmp
     assert not verify_segment(tmp_path / "one", turned).whole
 
 
+@both
 def test_a_host_that_has_the_new_key_not_yet_says_so_and_does_nothing_unseen(house: House, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     path = Path(shutil.copy2(house.path, tmp_path / "elsewhere"))
@@ -190,6 +198,7 @@ def test_when_all_keys_were_lost_a_new_one_goes_on_and_the_trail_shows_it(house:
     later.dispose()
 
 
+@both
 def test_a_rotation_that_ended_half_way_is_ended_by_the_next_role(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
