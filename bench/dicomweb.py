@@ -6,7 +6,8 @@
     IMAGING_AI_HTTP_PROCESSES=2 python bench/dicomweb.py
 
 Both hold the same instances, stored over STOW-RS. The servers take turns and only ratios of medians count; a first
-round counts for nothing. What is asked for the first time is other instances in each round. Beside
+round counts for nothing. What is asked for the first time is other instances in each round; in a new window, those
+that are open and decoded, as for who drags a window. Beside
 frames and series stands the floor (`floor.py`): a server that does nothing but hand out files. The client
 (`http_load.py`) is a raw one on the same machine; from some 2,000 small answers a second it takes much of a core.
 Searches in 20,000 and 200,000 studies, without a peer, are in `qido.py`.
@@ -32,13 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from dicomweb_data import CT_STUDY, MULTI_STUDY, TINY_STUDY, files, searches, small, stow
-from http_load import Answer, Connection, load, request
+from http_load import Connection, load, request
 from ingest import await_port, free_port, memory_mb, program
 
 OURS, PEER, FLOOR = "imaging-ai", "orthanc", "floor"
 UNITS = {"p50_ms": "ms", "per_second": "/s", "megabytes_per_second": "MB/s"}
 COLD = 1  # rounds that do not count
-SLICES, RENDERED = 500, 100
+SLICES, RENDERED, FRESH = 500, 100, 50
 FRAME = "multipart/related; type=application/octet-stream; transfer-syntax=*"
 
 
@@ -186,17 +187,22 @@ def places(server: Server, study: str) -> list[str]:
 def measures() -> dict[str, list[Measure]]:
     """Return everything that is measured, by group."""
     series = f"/studies/{CT_STUDY}/series/{CT_STUDY}.1"
-    rendering, opened = itertools.count(), itertools.count()
+    windows, fresh, opened = itertools.count(), itertools.count(), itertools.count()
+
+    def pictures(server: Server, start: int, count: int, window: str = "") -> list[bytes]:
+        here = places(server, CT_STUDY)[start : start + count]
+        return [server.get(f"{place}/rendered{window}", "image/jpeg") for place in here]
 
     def rendered(server: Server) -> list[bytes]:
-        return [server.get(f"{place}/rendered", "image/jpeg") for place in places(server, CT_STUDY)[:RENDERED]]
+        return pictures(server, 0, RENDERED)
+
+    def new_window(server: Server) -> list[bytes]:
+        turn = next(windows) // 2  # the same for both servers
+        return pictures(server, 0, RENDERED, f"?window=1024,{1000 + turn},linear")
 
     def first_rendered(server: Server) -> list[bytes]:
-        """Ask for pictures in a window that nobody asked for, of instances that were not asked for lately."""
-        turn = next(rendering) // 2  # the same for both servers
-        start, window = turn * RENDERED % SLICES, f"window=1024,{1000 + turn},linear"
-        here = places(server, CT_STUDY)[start : start + RENDERED]
-        return [server.get(f"{place}/rendered?{window}", "image/jpeg") for place in here]
+        turn = next(fresh) // 2
+        return pictures(server, RENDERED + turn * FRESH % (SLICES - RENDERED), FRESH)
 
     def metadata(server: Server) -> list[bytes]:
         return [server.get(f"{series}/metadata", "application/dicom+json")] * 5
@@ -225,6 +231,8 @@ def measures() -> dict[str, list[Measure]]:
             Measure("whole series, default", lambda s: [s.get(series, default)], 1, "megabytes_per_second", 1.2),
         ],
         "rendered": [
+            Measure("rendered in a new window, 1 connection", new_window, 1, "per_second", 2.5),
+            Measure("rendered in a new window, 8 connections", new_window, 8, "per_second", 2.5),
             Measure("first rendered, 1 connection", first_rendered, 1, "per_second", 2.5),
             Measure("first rendered, 8 connections", first_rendered, 8, "per_second", 2.5),
             Measure("rendered again, 1 connection", rendered, 1, "per_second", 2.5),
@@ -266,14 +274,14 @@ def verdict(one: Measure, runs: dict[str, list[dict[str, float]]]) -> dict[str, 
     for name, figures in medians.items():
         spread = sorted(run[one.figure] for run in runs[name])
         print(
-            f"{one.name:29} {name:11} {figures['per_second']:8.1f}/s {figures['megabytes_per_second']:8.1f} MB/s "
+            f"{one.name:39} {name:11} {figures['per_second']:8.1f}/s {figures['megabytes_per_second']:8.1f} MB/s "
             f"p50 {figures['p50_ms']:8.2f} ms p95 {figures['p95_ms']:8.2f} ms  ({spread[0]:.4g}-{spread[-1]:.4g})"
             + (f"  cpu {figures['cpu_us']:.0f} us" if "cpu_us" in figures else "")
         )
     if FLOOR in medians:
-        print(f"{one.name:29} {mine / medians[FLOOR][one.figure]:.2f} of the floor")
+        print(f"{one.name:39} {mine / medians[FLOOR][one.figure]:.2f} of the floor")
     print(
-        f"{one.name:29} ratio {ratio:.2f}  (goal {one.goal})  {'held' if ratio >= one.goal else 'MISSED'}", flush=True
+        f"{one.name:39} ratio {ratio:.2f}  (goal {one.goal})  {'held' if ratio >= one.goal else 'MISSED'}", flush=True
     )
     return {"medians": medians, "figure": one.figure, "ratio": ratio, "goal": one.goal}
 
@@ -336,14 +344,12 @@ def multi_frame(server: Server) -> dict[str, Any]:
     figures = load(server.port, [whole] * 8, 8)
     done.set()
     watcher.join()
-    print(f"2.1 GB study, 1 reader     first byte {first.first * 1e3:.1f} ms (goal under 100), {_rate(first):.0f} MB/s")
+    print(
+        f"2.1 GB study, 1 reader     first byte {first.first * 1e3:.1f} ms (goal under 100), {first.size / first.total / 1e6:.0f} MB/s"
+    )
     rate = figures["megabytes_per_second"]
     print(f"2.1 GB study, 8 readers    {rate:.0f} MB/s, memory {before:.0f} MB before, at most {max(seen):.0f} MB")
     return {"frame_ratio": ratio, "first_byte_ms": first.first * 1e3, "before_mb": before, "peak_mb": max(seen)}
-
-
-def _rate(answer: Answer) -> float:
-    return answer.size / answer.total / 1e6
 
 
 def wait_described(server: Server, study: str, count: int) -> None:
