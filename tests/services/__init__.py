@@ -6,16 +6,22 @@ A service that is not installed skips its tests on a laptop and fails them in CI
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 DATA_ENV = "IMAGING_AI_TEST_DATA"
+
+#: Below those that the system gives to connections (32768 and more on Linux).
+_PORTS = (15_000, 32_000)
+_ANY = random.SystemRandom()
 
 
 def missing(what: str) -> NoReturn:
@@ -43,10 +49,12 @@ def require_data() -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port on loopback that was free a moment ago, and that no connection is given by the system."""
+    while True:
+        port = _ANY.randrange(*_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 30.0, every: float = 0.05, what: str = "") -> object:
