@@ -163,6 +163,7 @@ def test_no_model_runs_where_another_has_run_and_each_stays_warm(site: Site) -> 
     for model in ("threshold", "hostile"):
         assert site.run(NOTHING, model)[0].state is JobState.COMPLETED
     assert site.model_processes() == both
+    assert psutil.Process(site.zygote.pid).num_threads() == 1, "what is forked would lack the others"
 
 
 def test_a_model_s_own_code_can_do_nothing_but_answer(site: Site) -> None:
