@@ -19,6 +19,8 @@ from sqlalchemy import text
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.blobs import FolderStore
+from imaging_ai.audit.keys import open_keys
+from imaging_ai.audit.trail import attach
 from imaging_ai.core.identity import new_uid
 from imaging_ai.core.job import FINAL_STATES, Job
 from imaging_ai.db import migrate
@@ -162,6 +164,7 @@ class Server:
             (self.folder / "data").mkdir(exist_ok=True)
             self._database = Database(url)
             migrate.upgrade(self._database)
+            attach(self._database, open_keys(self.folder / "data/audit.key"))  # whose events the server can go on from
         return self._database
 
     @property

@@ -235,7 +235,7 @@ MISBEHAVIOURS = {
 LIMITS = """
 [worker]
 threads = 1
-time_limit = 6
+time_limit = 15
 memory_limit_mb = 1500
 max_attempts = 2
 

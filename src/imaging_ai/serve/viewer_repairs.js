@@ -1,7 +1,7 @@
 // What OHIF 3.13 fails on, mended by means of its own configuration.
 (() => {
   const items = (sequence) => (sequence ? [].concat(sequence) : []);
-  const surface = (item) => item.ValueType === 'SCOORD3D' && item.GraphicType === 'POLYGON';
+  const surface = (item) => item.ValueType === 'SCOORD3D' && name(item)?.CodeValue === '121231'; // Volume Surface
   const drawn = (item) =>
     (item.ValueType?.startsWith('SCOORD') && !surface(item)) || items(item.ContentSequence).some(drawn);
   const name = (item) => items(item.ConceptNameCodeSequence)[0];

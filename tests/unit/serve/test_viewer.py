@@ -173,12 +173,15 @@ const report = (item) => {
   const ContentSequence = [{ ValueType: 'CONTAINER', ContentSequence: [item] }];
   return { isImagingMeasurementReport: true, instance: { ContinuityOfContent: 'CONTINUOUS', ContentSequence } };
 };
+const around = code('121231', 'Volume Surface');
+const surface = { ValueType: 'SCOORD3D', ConceptNameCodeSequence: around, GraphicType: 'POLYGON' };
+const box = report({ ValueType: 'CONTAINER', ContentSequence: [surface] });
 const volumetric = report(number), planar = report({ ValueType: 'NUM', ContentSequence: [point] });
-for (const handler of handlers) handler({ displaySetsAdded: [volumetric, planar, { Modality: 'CT' }] });
+for (const handler of handlers) handler({ displaySetsAdded: [volumetric, planar, box, { Modality: 'CT' }] });
 const add = window.config.customizationService[0].onBeforeSRAddMeasurement.$set;
 console.log(JSON.stringify({
-  shown: [volumetric, planar].map((one) => one.isImagingMeasurementReport),
-  continuity: [volumetric, planar].map((one) => one.instance.ContinuityOfContent),
+  shown: [volumetric, planar, box].map((one) => one.isImagingMeasurementReport),
+  continuity: [volumetric, planar, box].map((one) => one.instance.ContinuityOfContent),
   name: number.ConceptNameCodeSequence[0].CodeMeaning,
   empty: add({ measurement: { coords: [] } }).coords.length,
   shape: add({ measurement: { coords: [point] } }).coords[0].GraphicType,
@@ -193,8 +196,8 @@ def test_reports_without_coordinates_are_shown_as_text_and_unknown_shapes_as_lin
     script = "const window = {};" + app_config("/viewer", "/dicom-web").decode() + NODE
     done = subprocess.run([node, "-e", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {
-        "shown": [False, True],
-        "continuity": ["SEPARATE", "CONTINUOUS"],
+        "shown": [False, True, False],
+        "continuity": ["SEPARATE", "CONTINUOUS", "SEPARATE"],
         "name": "SUV, Mean",
         "empty": 1,
         "shape": "POLYLINE",
