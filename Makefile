@@ -31,6 +31,8 @@ viewer: setup  ## OHIF, which the server then shows at /viewer
 services:
 	@sh tests/install_services.sh
 
+# Three processes share the cores.
+test: export OMP_NUM_THREADS = 1
 test: setup services  ## everything, with real services (skips what is missing unless CI=true)
 	@$(MAKE) --no-print-directory viewer ARGS= || echo "its tests are skipped without the viewer"
 	$(BIN)/ruff check .

@@ -91,7 +91,7 @@ class Server:
             "IMAGING_AI_HTTP_PORT": str(self.http_port),
             "IMAGING_AI_MODELS_SHIPPED": "false",
             **({} if "[auth]" in settings else {"IMAGING_AI_AUTH_MODE": "off"}),
-            "OMP_NUM_THREADS": "2",
+            "IMAGING_AI_WORKER_WARM_UP": str("[[rules]]" in settings).lower(),  # else there will hardly be a job
             **(environment or {}),
         }
         self.processes: dict[str, Process] = {}

@@ -24,7 +24,7 @@ from services import wait_until
 
 pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(3600)]
 
-KILLS = int(os.environ.get("CHAOS_KILLS", "24"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "16"))
 SEED = int(os.environ.get("CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 SETTINGS = """
