@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlmodel import Session
 
@@ -43,8 +43,11 @@ class Removal:
         actor: str = "",
         origin: str = "",
         detail: str = "",
+        require: Callable[[Session], None] = lambda _session: None,
     ) -> int:
         """Remove what is at a place (study, or study and series, or those and an instance); return how many instances.
+
+        `require` is asked when nobody can add to it any more: what it raises leaves everything as it was.
 
         Raises
         ------
@@ -54,7 +57,7 @@ class Removal:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 with self._archive.database.write() as session:
-                    count = self._remove_in(session, place, actor)
+                    count = self._remove_in(session, place, actor, require)
                     record(
                         session,
                         action,
@@ -73,12 +76,13 @@ class Removal:
         self._archive.remove_deleted()
         return count
 
-    def _remove_in(self, session: Session, place: Sequence[str], actor: str) -> int:
+    def _remove_in(self, session: Session, place: Sequence[str], actor: str, require: Callable[[Session], None]) -> int:
         study = place[0]
         before = [one.sop_instance_uid for one in shelved_in(session, *place)]
         self._ledger.withdraw(session, study, before, actor=actor)
         lock_series(session, *place[:2])
         require_no_hold(session, study)
+        require(session)
         gone = [one.sop_instance_uid for one in shelved_in(session, *place)]
         self._ledger.withdraw(session, study, gone, actor=actor)
         return delete_instances(session, gone)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Select, exists, select
+from sqlmodel import Session
 
 from imaging_ai.archive.archive import Archive
 from imaging_ai.archive.find import INSTANCE, SERIES, STUDY, summarised
@@ -28,7 +29,7 @@ from imaging_ai.core.matching import Conditions
 from imaging_ai.core.tables import name_of
 from imaging_ai.db.engine import Database
 from imaging_ai.db.tables import DeliveryRow, HoldRow, JobRow
-from imaging_ai.errors import ConfigError, NotFound, OnHold
+from imaging_ai.errors import ConfigError, NotFound, WrongState
 from imaging_ai.keeping.removal import Removal
 
 __all__ = ["Due", "Retention", "RetentionRule", "parse_retention"]
@@ -98,11 +99,20 @@ def parse_retention(tables: Sequence[Mapping[str, Any]], where: str) -> tuple[Re
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A series that is to be removed, and by which rule."""
+    """A series that is to be removed, by which rule, and how long nothing must have come to it."""
 
     study_instance_uid: str
     series_instance_uid: str
     rule: str
+    silent_since: float
+
+    def require_silence(self, session: Session) -> None:
+        """Raise `WrongState` if something has come to the series since."""
+        grown = select(SERIES.c.id).where(
+            SERIES.c.series_instance_uid == self.series_instance_uid, SERIES.c.last_received_at > self.silent_since
+        )
+        if session.connection().execute(grown).first() is not None:
+            raise WrongState("the series has grown since it was found to be old enough")
 
 
 class Retention:
@@ -128,7 +138,8 @@ class Retention:
             for row in rows:
                 rule = self._rule_of(row)
                 if rule and rule.keep_seconds is not None and row.last_received_at <= now - rule.keep_seconds:
-                    yield Due(row.study_instance_uid, row.series_instance_uid, rule.name)
+                    silent_since = now - rule.keep_seconds
+                    yield Due(row.study_instance_uid, row.series_instance_uid, rule.name, silent_since)
 
     def purge(self, most: int | None = None) -> int:
         """Remove what is due, `most` series at most; return how many series were removed."""
@@ -138,8 +149,14 @@ class Retention:
                 break
             place = (one.study_instance_uid, one.series_instance_uid)
             try:
-                self._removal.remove(place, action="purge-series", actor="retention", detail=f"rule {one.rule}")
-            except (NotFound, OnHold):  # somebody was faster
+                self._removal.remove(
+                    place,
+                    action="purge-series",
+                    actor="retention",
+                    detail=f"rule {one.rule}",
+                    require=one.require_silence,
+                )
+            except (NotFound, WrongState):  # somebody was faster
                 continue
             removed += 1
         if removed:

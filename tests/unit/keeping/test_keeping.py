@@ -182,6 +182,18 @@ def test_a_hold_that_comes_between_looking_and_removing_is_seen(client: TestClie
         Removal(parts.archive, parts.ledger).remove((study, series))
 
 
+def test_a_series_that_grows_between_looking_and_removing_stays(client: TestClient[Litestar], parts: Parts) -> None:
+    study, _ = store(client)
+    age(parts, study, 10)
+    keeper = retention(parts, {"name": "r", "keep_days": 5})
+    (due,) = keeper.due()
+    keeper.due = lambda: iter([due])  # type: ignore[method-assign]
+    age(parts, study, 0)
+    assert keeper.purge() == 0
+    age(parts, study, 10)
+    assert keeper.purge() == 1, "it was still there, and is old again"
+
+
 def test_one_round_removes_so_many_and_no_more(client: TestClient[Litestar], parts: Parts) -> None:
     for name in ("a", "b", "c"):
         age(parts, store(client, name)[0], 10)
