@@ -11,15 +11,17 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Event
+from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 
 from imaging_ai.archive.blobs import BlobStore
 from imaging_ai.archive.document import Document, make_document, pack_bulk, pack_json, unpack_bulk, unpack_json
 from imaging_ai.archive.frames import FrameTable
+from imaging_ai.archive.query_reader import Reader
 from imaging_ai.core.blob import BlobRef
 from imaging_ai.core.instance import StoredInstance
 from imaging_ai.db.engine import Database
@@ -29,15 +31,22 @@ __all__ = ["LOST", "Describer"]
 
 _log = logging.getLogger(__name__)
 
-_SELECT = """
-SELECT i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number,
-       i.blob_key, i.blob_offset, i.blob_length,
-       series.series_instance_uid, study.study_instance_uid, d.metadata_json, d.frames, d.bulk, d.error
+#: An instance and its document, by the names of their columns.
+Row = Mapping[str, Any]
+
+_COLUMNS = """
+i.id, i.sop_instance_uid, i.sop_class_uid, i.transfer_syntax_uid, i.instance_number,
+i.blob_key, i.blob_offset, i.blob_length,
+series.series_instance_uid, study.study_instance_uid, d.metadata_json, d.frames, d.bulk, d.error
+"""
+_NAMES = [column.strip().rpartition(".")[2] for column in _COLUMNS.split(",")]
+_SELECT = f"""
+SELECT {_COLUMNS}
 FROM instance i JOIN series ON series.id = i.series_id JOIN study ON study.id = series.study_id
 LEFT JOIN instance_document d ON d.instance_id = i.id
-"""
+"""  # noqa: S608 - nothing of anybody's
 _PENDING = text(_SELECT + "WHERE i.id > :floor AND d.instance_id IS NULL ORDER BY i.id LIMIT :most")
-_ONE = text(_SELECT + "WHERE i.sop_instance_uid = :sop_instance_uid")
+_ONE = _SELECT + "WHERE i.sop_instance_uid = {mark}"
 
 # The instance may have been deleted or replaced meanwhile: then there is nothing to insert for.
 _INSERT = """
@@ -60,6 +69,7 @@ class Describer:
 
     def __init__(self, database: Database, store: BlobStore) -> None:
         self._database, self._store = database, store
+        self._reader = Reader.of(database)
         self._insert = text(_INSERT.format(lock="" if database.is_sqlite else "FOR KEY SHARE"))
         self._floor, self._rescan_at = 0, 0.0
 
@@ -106,12 +116,12 @@ class Describer:
         )
         return instance, lambda: self._document(row)
 
-    def _row(self, sop_instance_uid: str) -> RowMapping | None:
-        with self._database.read() as session:
-            found = session.connection().execute(_ONE, {"sop_instance_uid": sop_instance_uid})
-            return found.mappings().one_or_none()
+    def _row(self, sop_instance_uid: str) -> Row | None:
+        with self._reader.open() as reading:
+            rows = reading.rows(_ONE.format(mark=reading.dialect.mark), (sop_instance_uid,))
+        return dict(zip(_NAMES, rows[0], strict=True)) if rows else None
 
-    def _document(self, row: RowMapping) -> Document:
+    def _document(self, row: Row) -> Document:
         if row["metadata_json"] is None or row["error"] == LOST:
             document = self._describe(row)
             if document.error != LOST:
@@ -138,12 +148,12 @@ class Describer:
                 wake.wait(poll_seconds)
                 wake.clear()
 
-    def _pending(self, limit: int) -> Sequence[RowMapping]:
+    def _pending(self, limit: int) -> Sequence[Row]:
         if (now := time.monotonic()) >= self._rescan_at:
             self._floor, self._rescan_at = 0, now + _RESCAN_SECONDS
         with self._database.read() as session:
             found = session.connection().execute(_PENDING, {"floor": self._floor, "most": limit * _PAGES})
-            rows = found.mappings().all()
+            rows = [one._asdict() for one in found]
         if not rows:
             return rows
         self._floor = max(self._floor, rows[0]["id"] - _LOOK_BACK)
@@ -151,7 +161,7 @@ class Describer:
         start = random.randrange(0, len(rows), limit)  # noqa: S311
         return rows[start : start + limit]
 
-    def _describe(self, row: RowMapping) -> Document:
+    def _describe(self, row: Row) -> Document:
         blob = BlobRef(row["blob_key"], row["blob_offset"], row["blob_length"])
         try:
             return make_document(
@@ -168,7 +178,7 @@ class Describer:
             _log.error("no document of instance %s: %s", row["sop_instance_uid"], type(error).__name__)
             return _from_index(row, f"the instance cannot be described: {type(error).__name__}")
 
-    def _keep(self, documents: Iterable[tuple[RowMapping, Document]]) -> None:
+    def _keep(self, documents: Iterable[tuple[Row, Document]]) -> None:
         values = [
             {
                 "id": row["id"],
@@ -186,7 +196,7 @@ class Describer:
                 session.connection().execute(self._insert, values)
 
 
-def _from_index(row: RowMapping, error: str) -> Document:
+def _from_index(row: Row, error: str) -> Document:
     """Return what the index knows of an instance that cannot be read."""
     uids = {"00080016": "sop_class_uid", "00080018": "sop_instance_uid"}
     uids |= {"0020000D": "study_instance_uid", "0020000E": "series_instance_uid"}

@@ -93,7 +93,7 @@ class Search:
     """Searches of one archive. `examined` is how many documents one search may look into."""
 
     def __init__(self, database: Database, describer: Describer, *, examined: int) -> None:
-        self._reader, self._examined = Reader(database), examined
+        self._reader, self._examined = Reader.of(database), examined
         self._documents = Documents(describer)
         self._text_seconds = 1.0  # what a small search for pieces of text has taken of late
 

@@ -22,6 +22,7 @@ __all__ = ["Reader", "Reading"]
 _MAPPED = f"PRAGMA mmap_size = {1 << 32}"
 #: So many connections wait for the next search: each keeps what it has read and prepared.
 _KEPT = 8
+_READER = "imaging_ai_reader"
 
 
 class Reading:
@@ -43,7 +44,14 @@ class Reading:
 
 
 class Reader:
-    """Opens transactions on one database."""
+    """Opens transactions on one database; `of` gives the one that all share, and the connections that wait with it."""
+
+    @classmethod
+    def of(cls, database: Database) -> Reader:
+        """Return the reader of a database."""
+        if not isinstance(reader := database.info.get(_READER), cls):
+            reader = database.info[_READER] = cls(database)
+        return reader
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -103,7 +103,7 @@ class Retriever:
 
     def __init__(self, database: Database, store: BlobStore, describer: Describer) -> None:
         self._database, self.store, self._describer = database, store, describer
-        self._reader = Reader(database)
+        self._reader = Reader.of(database)
         # asked once: the type of a store takes longer to tell than a frame to read
         self._near = store if isinstance(store, NearStore) else None
         self._unchanged = Unchanged(database, _ONE_AT_ONCE, Listed) if self._near and database.is_sqlite else None
