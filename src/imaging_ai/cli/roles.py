@@ -81,12 +81,16 @@ def _welcome(link: str) -> None:
 @click.pass_context
 def work(context: click.Context) -> None:
     """Route series, run models, deliver results."""
+    from imaging_ai.process import few_heaps, give_back
+
+    few_heaps()
     settings = _begin(context)
     from imaging_ai import wiring
     from imaging_ai.wiring.audited import audited_role
 
     with audited_role(settings, "work"):
         worker = wiring.make_worker(settings)
+        give_back()
         worker.handle_signals()
         worker.run()
 
@@ -95,9 +99,13 @@ def work(context: click.Context) -> None:
 @click.pass_context
 def describe(context: click.Context) -> None:
     """Make metadata and frame positions of what was received, at low priority (beside receive)."""
+    from imaging_ai.process import few_heaps, give_back
+
+    few_heaps()
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
 
+        give_back()
         wiring.run_describer(settings, stop)
 
 
