@@ -38,7 +38,7 @@ class Bench:
     """A worker, and what it shall run."""
 
     def __init__(self, folder: Path, bundle: Path, series: Path, slots: int) -> None:
-        self.server = Server(folder, f"[worker]\nslots = {slots}\n")
+        self.server = Server(folder, f"[worker]\nslots = {slots}\n", {"IMAGING_AI_WORKER_WARM_UP": "true"})
         shutil.copytree(bundle, self.server.models / "bench")
         settings = config.load(self.server.config, self.server.environment)
         self.database = wiring.make_current_database(settings)

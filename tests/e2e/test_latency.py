@@ -39,8 +39,8 @@ run = ["threshold"]
 send = ["pacs"]
 
 [routing]
-quiet_seconds = 30.0
-silence_seconds = 60.0
+quiet_seconds = 600.0
+silence_seconds = 600.0
 """
 
 
@@ -104,7 +104,7 @@ def passage(server: Server) -> Passage:
         assert assoc.store(uid, file[gate.dataset_offset(file) :])[0] == 0x0000
     released_at = time.time()
     assoc.release()
-    (job,) = server.wait_jobs(1, str(datasets[0].StudyInstanceUID), timeout=25)
+    (job,) = server.wait_jobs(1, str(datasets[0].StudyInstanceUID))
     assert job.state is JobState.COMPLETED, job.failure
     sent = "SELECT min(sent_at) AS at FROM delivery WHERE job_id = :job HAVING count(sent_at) = count(*)"
     (row,) = wait_until(lambda: server.rows(sent, job=job.id))  # type: ignore[misc]
@@ -123,4 +123,4 @@ def test_a_series_whose_count_is_known_starts_at_the_goodbye(server: Server, tmp
         milliseconds = sorted(1000 * value for value in values)
         print(f"{what}: median {statistics.median(milliseconds):.0f} ms, worst {milliseconds[-1]:.0f} ms")
     assert len({one.job.id for one in passages}) == SERIES
-    assert all(0 < one.to_start < 25 for one in passages), "none has waited for the quiet time"
+    assert all(0 < one.to_start < 600 for one in passages), "none has waited for the quiet time"
