@@ -223,8 +223,8 @@ def measures() -> dict[str, list[Measure]]:
         ],
         "frames": [
             Measure("frames, 1 connection", lambda s: frames(s, 500), 1, "per_second", 6),
-            Measure("frames, 8 connections", lambda s: frames(s, 1000), 8, "per_second", 6),
-            Measure("frames, 32 connections", lambda s: frames(s, 1000), 32, "per_second", 10),
+            Measure("frames, 8 connections", lambda s: frames(s, 2000), 8, "per_second", 6),
+            Measure("frames, 32 connections", lambda s: frames(s, 2000), 32, "per_second", 10),
         ],
         "series": [
             Measure("whole series, *", lambda s: [s.get(series, whole)], 1, "megabytes_per_second", 1.2),

@@ -131,6 +131,7 @@ class _Stream:
     def _connect(self) -> None:
         self.socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
 
     def next(self) -> bool:
         """Send the next request; False when there is none."""
@@ -138,47 +139,48 @@ class _Stream:
         if wanted is None:
             return False
         self._head, self._size, self._last = b"", 0, b""
-        self._status: int | None = None
-        self._left: int | None = None
+        self._status, self._left = 0, _UNKNOWN
         self._began, self._first = time.perf_counter(), 0.0
-        self.socket.setblocking(True)
-        self.socket.sendall(wanted)
-        self.socket.setblocking(False)
+        sent = self.socket.send(wanted)
+        if sent < len(wanted):
+            self.socket.setblocking(True)
+            self.socket.sendall(memoryview(wanted)[sent:])
+            self.socket.setblocking(False)
         return True
 
     def ready(self) -> bool:
         """Read what there is; True when the answer is whole."""
-        if self._left is None:
-            count = self.socket.recv_into(self._buffer, _HEAD)
-        elif self._left < 0:
-            count = self.socket.recv_into(self._buffer)
-        else:
+        if self._left >= 0:  # of a known length: nobody looks at it
             count = self.socket.recv_into(self._buffer, min(_BUFFER, self._left - self._size), _DISCARD)
+        else:
+            count = self.socket.recv_into(self._buffer, _HEAD if self._left == _UNKNOWN else 0)
         self._first = self._first or time.perf_counter() - self._began
         if not count:
             return self._hung_up()
-        piece = self._buffer[:count]
-        if self._status is None:
-            piece = self._read_head(piece)
-        self._size += len(piece)
-        if self._left == _CHUNKED:
-            self._last = (self._last + bytes(piece[-7:]))[-7:]
-            return self._last.endswith(b"\r\n0\r\n\r\n") and self._done()
-        return self._left is not None and self._left >= 0 and self._size >= self._left and self._done()
+        if self._left >= 0:
+            self._size += count
+        else:
+            piece = self._buffer[:count]
+            if self._left == _UNKNOWN:
+                piece = self._read_head(piece)
+            self._size += len(piece)
+            if self._left == _CHUNKED:
+                self._last = (self._last + bytes(piece[-7:]))[-7:]
+                return self._last.endswith(b"\r\n0\r\n\r\n") and self._done()
+        return 0 <= self._left <= self._size and self._done()
 
     def _read_head(self, piece: memoryview) -> memoryview:
         self._head += piece
         head, found, rest = self._head.partition(b"\r\n\r\n")
         if not found:
             return memoryview(b"")
-        self._head = head + found
-        lines = head.lower().split(b"\r\n")
-        self._status = int(lines[0].split()[1])
-        fields = dict(line.split(b": ", 1) for line in lines[1:] if b": " in line)
-        if b"chunked" in fields.get(b"transfer-encoding", b""):
-            self._left = _CHUNKED
+        self._status = int(head[9:12])
+        fields = head.lower() + b"\r\n"
+        _, is_known, length = fields.partition(b"\r\ncontent-length: ")
+        if is_known:
+            self._left = int(length[: length.index(b"\r")])
         else:
-            self._left = int(fields.get(b"content-length", b"%d" % _TO_THE_END))
+            self._left = _CHUNKED if b"\r\ntransfer-encoding: chunked\r" in fields else _TO_THE_END
         return memoryview(rest)
 
     def _hung_up(self) -> bool:
@@ -189,11 +191,11 @@ class _Stream:
         return self._done()
 
     def _done(self) -> bool:
-        self.answers.append(Answer(self._status or 0, self._size, self._first, time.perf_counter() - self._began))
+        self.answers.append(Answer(self._status, self._size, self._first, time.perf_counter() - self._began))
         return True
 
 
-_CHUNKED, _TO_THE_END = -1, -2
+_UNKNOWN, _CHUNKED, _TO_THE_END = -1, -2, -3
 
 
 def load(port: int, requests: Sequence[bytes], connections: int, expect: int = 200) -> dict[str, float]:
@@ -209,9 +211,11 @@ def load(port: int, requests: Sequence[bytes], connections: int, expect: int = 2
         for key, _ in poll.select():
             stream = key.data
             if stream.ready():
-                poll.unregister(key.fileobj)
-                if stream.next():
-                    poll.register(stream.socket, selectors.EVENT_READ, stream)
+                is_further = stream.next()
+                if not is_further or stream.socket is not key.fileobj:
+                    poll.unregister(key.fileobj)
+                    if is_further:
+                        poll.register(stream.socket, selectors.EVENT_READ, stream)
     seconds = time.perf_counter() - began
     for stream in streams:
         stream.socket.close()
