@@ -2,7 +2,8 @@
 
 Requests are bytes made beforehand; answers are counted, not kept, unless one asks for them. On Linux the body of an
 answer whose length is known is not even copied out of the kernel (MSG_TRUNC, tcp(7)): on a machine that the client
-shares with the server, that copy would take from one core what a client elsewhere would not.
+shares with the server, that copy would take from one core what a client elsewhere would not. Nor is the client woken
+before all of such a body is there (SO_RCVLOWAT, socket(7)).
 """
 
 from __future__ import annotations
@@ -132,6 +133,7 @@ class _Stream:
         self.socket = socket.create_connection(("127.0.0.1", self._port), timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
+        self._patient = False
 
     def next(self) -> bool:
         """Send the next request; False when there is none."""
@@ -159,6 +161,9 @@ class _Stream:
             return self._hung_up()
         if self._left >= 0:
             self._size += count
+            if self._patient and self._left - self._size < _BUFFER:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, max(1, self._left - self._size))
+                self._patient = self._size < self._left
         else:
             piece = self._buffer[:count]
             if self._left == _UNKNOWN:
@@ -179,9 +184,15 @@ class _Stream:
         _, is_known, length = fields.partition(b"\r\ncontent-length: ")
         if is_known:
             self._left = int(length[: length.index(b"\r")])
+            self._wake_with(min(self._left - len(rest), _BUFFER))
         else:
             self._left = _CHUNKED if b"\r\ntransfer-encoding: chunked\r" in fields else _TO_THE_END
         return memoryview(rest)
+
+    def _wake_with(self, least: int) -> None:
+        if _DISCARD and least > _HEAD:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+            self._patient = True
 
     def _hung_up(self) -> bool:
         if self._left != _TO_THE_END:

@@ -40,8 +40,13 @@ def bound(**identifiers: object) -> Iterator[None]:
 
 
 def where(error: BaseException) -> str:
-    """Return type and lines of an exception, and of what caused it, without their messages."""
-    parts = [f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"]
+    """Return type and lines of an exception, and of what caused it, without their messages.
+
+    With the type stands the code that a database gives (sqlite.org/rescode.html, SQLSTATE): it says nothing of anybody.
+    """
+    code = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    kind = f"{type(error).__name__} {code}" if code else type(error).__name__
+    parts = [f"{kind}\n{''.join(traceback.format_tb(error.__traceback__))}"]
     if (cause := error.__cause__ or error.__context__) is not None:
         parts.append(f"caused by {where(cause)}")
     return "".join(parts)

@@ -11,7 +11,8 @@ A request may be in no event loop yet (`eager`): who waits for anything here awa
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from litestar import Litestar, Request
@@ -31,20 +32,22 @@ AtOnce = Callable[..., Awaitable[ASGIApp | None]]
 
 Lane = tuple[re.Pattern[str], HTTPRouteHandler, AtOnce]
 
+#: Lanes by the number of slashes in their paths: few are tried in vain.
+Lanes = Mapping[int, Sequence[Lane]]
+
 
 def answer_ahead(app: Litestar, check: Check) -> None:
     """Ask handlers that may answer at once before litestar does anything; `check` is what stands before them all."""
-    lanes = [
-        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path_format)), handler, handler.opt["at_once"])
-        for route in app.routes
-        if isinstance(route, HTTPRoute)
-        for handler in route.route_handlers
-        if "at_once" in handler.opt
-    ]
+    lanes = defaultdict[int, list[Lane]](list)
+    for route in app.routes:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            if at_once := handler.opt.get("at_once"):
+                pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path_format))
+                lanes[route.path_format.count("/")].append((pattern, handler, at_once))
     app.asgi_handler = _ahead(app.asgi_handler, lanes, check)
 
 
-def _ahead(app: ASGIApp, lanes: list[Lane], check: Check) -> ASGIApp:
+def _ahead(app: ASGIApp, lanes: Lanes, check: Check) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         found = await _answer(scope, lanes, check) if _is_ordinary(scope) else None
         if found is None:
@@ -60,8 +63,8 @@ def _is_ordinary(scope: Any) -> bool:
     return all(name != b"origin" for name, _ in scope["headers"])
 
 
-async def _answer(scope: Scope, lanes: list[Lane], check: Check) -> ASGIApp | None:
-    for pattern, handler, at_once in lanes:
+async def _answer(scope: Scope, lanes: Lanes, check: Check) -> ASGIApp | None:
+    for pattern, handler, at_once in lanes.get(scope["path"].count("/"), ()):
         if (match := pattern.fullmatch(scope["path"])) is not None:
             try:
                 request: Request[Any, Any, Any] = Request(scope)

@@ -11,10 +11,12 @@ them a minute ago, still have, and have taken next to nothing since: those are c
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
 import socket
+import stat
 import struct
 import threading
 import time
@@ -140,12 +142,18 @@ def _connections(port: int, proxies: Collection[IPNetwork] = ()) -> Iterator[Con
 
 @contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """Hold a connection that is somebody else's, without closing it in the end."""
+    """Hold a connection that is somebody else's, without closing it in the end.
+
+    A descriptor of a file is left alone: to close one, a copy too, lets go every lock that this process has on that
+    file (fcntl(2)), and those are what keeps the pages that SQLite reads from being written meanwhile.
+    """
+    _require_socket(descriptor)
     ours = os.dup(descriptor)
-    try:
-        sock = socket.socket(fileno=ours)
-    except OSError:  # it is something else
-        os.close(ours)
-        raise
-    with sock:
+    _require_socket(ours)  # else it became a file just now, and stays open
+    with socket.socket(fileno=ours) as sock:
         yield sock
+
+
+def _require_socket(descriptor: int) -> None:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))

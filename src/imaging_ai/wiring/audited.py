@@ -27,6 +27,7 @@ def audited_role(settings: Settings, role: str) -> Iterator[None]:
             audit.record(session, action, object_type="application", object_uid=role, origin=socket.gethostname())
 
     note("start-application")
+    database.dispose()  # web forks from here, and no connection to SQLite may be taken over a fork (howtocorrupt.html)
     try:
         yield
     finally:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from ipaddress import ip_network
@@ -101,3 +106,27 @@ def filled(sock: socket.socket) -> int:
             size += sock.send(bytes(1 << 16))
     except BlockingIOError:
         return size
+
+
+def test_who_looks_for_connections_lets_go_no_lock_of_a_file(tmp_path: Path) -> None:
+    """To close any descriptor of a file lets go every lock that the process has on it: SQLite would read torn pages."""
+    with (tmp_path / "locked").open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        list(_connections(1))
+        program = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        tried = subprocess.run([sys.executable, "-c", program, file.name], capture_output=True, check=False)
+        assert b"BlockingIOError" in tried.stderr
+
+
+def test_a_reader_of_the_index_stays_a_reader_while_connections_are_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("PRAGMA journal_mode=WAL")
+    reader.execute("CREATE TABLE a (b)")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM a").fetchall()
+    list(_connections(1))
+    mine = [line for line in Path("/proc/locks").read_text().splitlines() if f" {os.getpid()} " in line]
+    inodes = {str(Path(f"{path}{end}").stat().st_ino) for end in ("", "-shm")}
+    assert inodes <= {line.split()[5].rpartition(":")[2] for line in mine}
+    reader.close()

@@ -6,13 +6,13 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import granian._futures
 import pytest
 
-from imaging_ai.serve.eager import begin_where_they_come_in, starter, the_loop
+from imaging_ai.serve.eager import begin_where_they_come_in, in_a_thread, starter, the_loop
 
 WHO = contextvars.ContextVar("who", default="nobody")
 
@@ -56,6 +56,33 @@ async def slowly(watcher: Watcher) -> None:
     watcher.who.set_result(WHO.get())
 
 
+class Working:
+    """A request for which a thread works: what it was given, and in which threads it ran."""
+
+    def __init__(self, threads: ThreadPoolExecutor, *, in_the_loop: bool = False, then_the_loop: bool = False) -> None:
+        self.threads, self.before, self.after = threads, in_the_loop, then_the_loop
+
+    def work(self) -> str:
+        return threading.current_thread().name
+
+    async def __call__(self, watcher: Watcher) -> None:
+        WHO.set("working")
+        if self.before:
+            await the_loop()
+        there = await in_a_thread(self.threads, self.work)
+        watcher.threads.append(threading.current_thread())
+        if self.after:
+            await the_loop()
+        watcher.threads.append(threading.current_thread())
+        watcher.who.set_result(f"{WHO.get()} {there}")
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1, "pool") as threads:
+        yield threads
+
+
 def begun(loop: asyncio.AbstractEventLoop, request: Any) -> Watcher:
     watcher = Watcher()
     starter(loop, contextvars.copy_context(), request)(watcher)
@@ -74,6 +101,51 @@ def test_what_waits_goes_on_in_the_loop_as_a_task_that_granian_can_cancel(loop: 
     assert watcher.who.result(10) == "slowly"
     assert [thread.name for thread in watcher.threads] == [threading.current_thread().name, "loop"]
     assert watcher.task is not None
+
+
+def test_a_request_goes_on_in_the_thread_that_works_for_it(
+    loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor
+) -> None:
+    watcher = begun(loop, Working(threads))
+    assert watcher.who.result(10) == "working pool_0"
+    assert [thread.name for thread in watcher.threads] == ["pool_0", "pool_0"]
+    assert watcher.task is None
+
+
+def test_from_there_it_can_go_to_the_loop(loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> None:
+    watcher = begun(loop, Working(threads, then_the_loop=True))
+    assert watcher.who.result(10) == "working pool_0"
+    assert [thread.name for thread in watcher.threads] == ["pool_0", "loop"]
+    assert watcher.task is not None
+
+
+def test_what_is_in_the_loop_stays_there(loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> None:
+    watcher = begun(loop, Working(threads, in_the_loop=True))
+    assert watcher.who.result(10) == "working pool_0"
+    assert [thread.name for thread in watcher.threads] == ["loop", "loop"]
+
+
+def test_what_goes_wrong_in_the_thread_goes_wrong_in_the_request(
+    loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor
+) -> None:
+    async def told(watcher: Watcher) -> None:
+        try:
+            await in_a_thread(threads, lambda: 1 // 0)
+        except ZeroDivisionError:
+            watcher.who.set_result("told")
+
+    assert begun(loop, told).who.result(10) == "told"
+
+
+def test_without_threads_it_is_told_so(loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> None:
+    async def told(watcher: Watcher) -> None:
+        try:
+            await in_a_thread(threads, lambda: None)
+        except RuntimeError:
+            watcher.who.set_result("told")
+
+    threads.shutdown()
+    assert begun(loop, told).who.result(10) == "told"
 
 
 def test_requests_know_nothing_of_each_other(loop: asyncio.AbstractEventLoop) -> None:

@@ -7,7 +7,7 @@ What of them cannot be rendered as wanted is left out; an image that should be t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -24,7 +24,7 @@ from imaging_ai.errors import ImagingAiError, InputError, NotAcceptable, NotFoun
 from imaging_ai.render.source import Source
 from imaging_ai.render.wish import Wish
 from imaging_ai.serve.dicomweb import rendered_query
-from imaging_ai.serve.dicomweb.media import MediaType, accepted, best_of
+from imaging_ai.serve.dicomweb.media import MediaType, accepted, best_of, choose
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.rendered_offers import (
     IMAGES,
@@ -35,12 +35,24 @@ from imaging_ai.serve.dicomweb.rendered_offers import (
 from imaging_ai.serve.dicomweb.rendered_place import Place, paths
 from imaging_ai.serve.dicomweb.rendered_work import Rendering
 from imaging_ai.serve.dicomweb.thumbnail import thumbnail_handlers
-from imaging_ai.serve.dicomweb.wire import Part, answer, base_url, etag_of, multipart, not_modified, sent_as, stream
+from imaging_ai.serve.dicomweb.wire import (
+    Part,
+    answer,
+    base_url,
+    etag_of,
+    multipart,
+    not_modified,
+    sent_as,
+    stream,
+    whole,
+)
 from imaging_ai.serve.problem import MEDIA_TYPE
 
 __all__ = ["Answering", "rendered_handlers"]
 
 AnyRequest = Request[Any, Any, Any]
+
+_Make = Callable[[StoredInstance, Source, int, str, Wish], bytes | None]
 
 #: Texts of strangers are shown as text: nothing in them is run or fetched.
 _HARMLESS = {"Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'"}
@@ -53,11 +65,10 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
 
     async def at_once(request: AnyRequest, **named: str) -> ASGIApp | None:
         place, wish = Place.of(named), rendered_query.wish(request)
-        response = await _one_image(rendering, request, place, wish)
-        if response is None:
-            return None
-        parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
-        return sent_as(request, response)
+        image = await _one_image(rendering, request, place, wish)
+        if image is not None:
+            parts.accesses.note(request, "read-rendered", place.level, place.object_uid)
+        return image
 
     @get(paths("rendered"), opt={"needs": "read", "at_once": at_once}, name="retrieve-rendered")
     async def retrieve_rendered(request: AnyRequest) -> Response[Any]:
@@ -69,16 +80,35 @@ def rendered_handlers(parts: Parts) -> list[BaseRouteHandler]:
     return [retrieve_rendered, *thumbnail_handlers(parts, rendering)]
 
 
-async def _one_image(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> Response[bytes] | None:
-    """Answer with one image; None if it is something else that is asked for."""
+async def _one_image(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> ASGIApp | None:
+    """Answer with one image, past litestar; None if it is something else that is asked for."""
     if place.series is None or place.instance is None:
         return None
-    stored, source = await rendering.find(place.study, place.series, place.instance)
-    place.check_frames(source)
-    if len(place.frames or range(source.frame_count)) != 1:
-        return None
-    response = await Answering(rendering, request, wish).image(stored, source, place.frames, accepted(request))
-    return None if isinstance(response, Stream) else response
+    names = place.study, place.series, place.instance
+
+    def image(found: tuple[StoredInstance, Source], make: _Make) -> ASGIApp | None:
+        stored, source = found
+        place.check_frames(source)
+        if len(place.frames or range(source.frame_count)) != 1:
+            return None
+        media_type = choose(request, (*IMAGES, *MULTIPART_IMAGES))
+        if media_type not in IMAGES:
+            return None
+        number = place.frames[0] if place.frames else source.representative_frame()
+        etag = _etag(stored, media_type, number, wish)
+        if not_modified(request, etag):
+            return sent_as(request, answer(request, b"", media_type, etag=etag))
+        body = make(stored, source, number, media_type, wish)
+        return whole(request, body, media_type, {"ETag": etag}) if body else None
+
+    there = rendering.open_already(*names)
+    at_once = image(there, rendering.made_already) if there else None
+    return at_once or await rendering.run(lambda: image(there or rendering.found(*names), rendering.image))
+
+
+def _etag(stored: StoredInstance, media_type: str, number: int, wish: Wish) -> str:
+    blob = stored.blob
+    return etag_of(__version__, blob.key, blob.offset, blob.length, media_type, number, repr(wish))
 
 
 async def _retrieve(rendering: Rendering, request: AnyRequest, place: Place, wish: Wish) -> Response[Any]:
@@ -122,14 +152,14 @@ class Answering:
 
     async def frame(self, stored: StoredInstance, source: Source, number: int, media_type: str) -> Response[bytes]:
         """Answer with one frame."""
-        etag = self._etag(stored, media_type, number)
+        etag = _etag(stored, media_type, number, self.wish)
         held = not_modified(self.request, etag)
         body = b"" if held else await self.rendering.image_soon(stored, source, number, media_type, self.wish)
         return answer(self.request, body, media_type, etag=etag)
 
     async def moving(self, stored: StoredInstance, source: Source) -> Response[bytes]:
         """Answer with all frames in one moving image."""
-        etag = self._etag(stored, "image/gif", 0)
+        etag = _etag(stored, "image/gif", 0, self.wish)
         held = not_modified(self.request, etag)
         body = b"" if held else await self.rendering.run(lambda: self.rendering.moving(stored, source, self.wish))
         return answer(self.request, body, "image/gif", etag=etag)
@@ -139,7 +169,7 @@ class Answering:
         return await self.rendering.run(lambda: self._text(stored, source, media_type))
 
     def _text(self, stored: StoredInstance, source: Source, media_type: str) -> Response[Any]:
-        etag = self._etag(stored, media_type, 0)
+        etag = _etag(stored, media_type, 0, self.wish)
         headers = dict(_HARMLESS) if media_type.startswith("text/") else {}
         if not_modified(self.request, etag):
             return answer(self.request, b"", media_type, etag=etag, headers=headers)
@@ -212,10 +242,6 @@ class Answering:
     def _url(self, stored: StoredInstance) -> str:
         study, series = stored.study_instance_uid, stored.series_instance_uid
         return f"{base_url(self.request)}/studies/{study}/series/{series}/instances/{stored.sop_instance_uid}"
-
-    def _etag(self, stored: StoredInstance, media_type: str, number: int) -> str:
-        blob = stored.blob
-        return etag_of(__version__, blob.key, blob.offset, blob.length, media_type, number, repr(self.wish))
 
 
 def _of_parts(ranges: tuple[MediaType, ...]) -> tuple[MediaType, ...]:

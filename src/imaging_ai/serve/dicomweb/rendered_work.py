@@ -7,7 +7,6 @@ at a time, so that memory stays bounded.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -33,7 +32,7 @@ from imaging_ai.render.wish import Picture, Wish
 from imaging_ai.serve.dicomweb.native import to_xml
 from imaging_ai.serve.dicomweb.parts import Parts
 from imaging_ai.serve.dicomweb.recent import Recent
-from imaging_ai.serve.eager import the_loop
+from imaging_ai.serve.eager import in_a_thread
 
 __all__ = ["Rendering"]
 
@@ -56,19 +55,23 @@ class Rendering:
         self._describer = parts.describer
         self._cores, self._busy = os.cpu_count() or 1, 0
         self._threads = ThreadPoolExecutor(self._cores + 1, "rendering")
-        self._large = threading.Lock()
+        self._large, self._counting = threading.Lock(), threading.Lock()
         self._sources = Recent[BlobRef, Source](_KEPT_OPEN_BYTES, part=2)  # a thousand frames say a lot
         self._frames = Recent[tuple[BlobRef, int], Decoded](_KEPT_FRAMES_BYTES)
         self._images = Recent[tuple[BlobRef, int, str, Wish], bytes](_KEPT_IMAGES_BYTES)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run work in a thread of its kind."""
-        await the_loop()
-        self._busy += 1
+        return await in_a_thread(self._threads, partial(self._counted, work))
+
+    def _counted(self, work: Callable[[], Result]) -> Result:
+        with self._counting:
+            self._busy += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return work()
         finally:
-            self._busy -= 1
+            with self._counting:
+                self._busy -= 1
 
     async def each(self, results: Iterator[Result]) -> AsyncGenerator[Result]:
         """Give results one by one, each made in such a thread when it is wanted."""
@@ -85,12 +88,18 @@ class Rendering:
 
         What is open already is there sooner than a thread would wake.
         """
-        listed = self.retriever.one_at_once(study, series, instance)
-        if listed and (source := self._sources.get(listed.instance.blob)):
-            return listed.instance, source
-        return await self.run(lambda: self._find(study, series, instance))
+        if (there := self.open_already(study, series, instance)) is not None:
+            return there
+        return await self.run(lambda: self.found(study, series, instance))
 
-    def _find(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
+    def open_already(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source] | None:
+        """Return an instance that is open, if nothing waits for the index."""
+        listed = self.retriever.one_at_once(study, series, instance)
+        source = self._sources.get(listed.instance.blob) if listed else None
+        return (listed.instance, source) if listed and source else None
+
+    def found(self, study: str, series: str, instance: str) -> tuple[StoredInstance, Source]:
+        """Look one instance up and open it, in a thread of its kind. Raises as `find`."""
         found = self._describer.find(instance)
         if found is None or (found[0].study_instance_uid, found[0].series_instance_uid) != (study, series):
             stored = self.retriever.one(study, series, instance).instance  # says what is wrong, mostly
@@ -118,9 +127,15 @@ class Rendering:
         self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish
     ) -> bytes:
         """Return one frame as an image file, from a thread unless it is kept."""
-        if (kept := self._images.get((stored.blob, frame_number, media_type, wish))) is not None:
+        if (kept := self.made_already(stored, source, frame_number, media_type, wish)) is not None:
             return kept
         return await self.run(lambda: self.image(stored, source, frame_number, media_type, wish))
+
+    def made_already(
+        self, stored: StoredInstance, _source: Source, frame_number: int, media_type: str, wish: Wish
+    ) -> bytes | None:
+        """Return an image file that is kept."""
+        return self._images.get((stored.blob, frame_number, media_type, wish))
 
     def image(self, stored: StoredInstance, source: Source, frame_number: int, media_type: str, wish: Wish) -> bytes:
         """Return one frame as an image file."""

@@ -107,8 +107,13 @@ def etag_of(*pieces: bytes | str | int | float) -> str:
 
 def not_modified(request: AnyRequest, etag: str) -> bool:
     """Say whether the client holds this content already (If-None-Match)."""
-    held = request.headers.get("if-none-match", "")
+    held = _said(request, b"if-none-match")
     return held.strip() == "*" or etag in (one.strip().removeprefix("W/") for one in held.split(","))
+
+
+def _said(request: AnyRequest, header: bytes) -> str:
+    """Return what a request says in a list header, all of its lines in one (RFC 9110 5.3)."""
+    return ",".join(value.decode("latin-1") for name, value in request.scope["headers"] if name == header)
 
 
 def answer(
@@ -152,7 +157,7 @@ def takes_gzip(request: AnyRequest) -> bool:
 
 def takes(request: AnyRequest, *names: str) -> bool:
     """Say whether the client takes a body in a content coding of one of these names."""
-    for item in request.headers.get("accept-encoding", "").lower().split(","):
+    for item in _said(request, b"accept-encoding").lower().split(","):
         coding, _, weight = item.partition(";")
         if coding.strip() in names:
             return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
