@@ -67,7 +67,7 @@ def starter(loop: asyncio.AbstractEventLoop, context: Context, made: Callable[[A
                 wanted = within.run(step, given)
             except StopIteration:
                 return
-            if wanted is None:
+            if not isinstance(wanted, tuple):  # not `in_a_thread`
                 loop.call_soon_threadsafe(go_on, request, within, watcher)
                 return
             threads, work = wanted

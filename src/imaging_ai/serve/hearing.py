@@ -12,6 +12,8 @@ from typing import Any
 
 from litestar.types import ASGIApp
 
+from imaging_ai.serve.eager import the_loop
+
 __all__ = ["heard_out"]
 
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
@@ -40,6 +42,7 @@ def heard_out(app: ASGIApp, *, most_bytes: int = 64 << 20, seconds: float = 10.0
 
         async def answered(message: Any) -> None:
             if message["type"] == "http.response.start" and message["status"] >= _REFUSED and not ended:
+                await the_loop()  # it may be refused before it has come there
                 with suppress(TimeoutError):  # a client that neither sends nor ends takes the answer as it is
                     await asyncio.wait_for(rest(), seconds)
             await send(message)

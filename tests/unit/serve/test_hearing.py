@@ -82,3 +82,21 @@ def test_a_client_that_stops_sending_is_answered_all_the_same() -> None:
 
 def test_a_client_that_is_gone_is_not_waited_for() -> None:
     assert ask([{"type": "http.disconnect"}], 401)[0] == 1
+
+
+def test_what_is_refused_before_it_has_come_to_the_event_loop_goes_there_first() -> None:
+    sent: list[Message] = []
+
+    async def nothing() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 429, "headers": []})
+
+    request: Any = heard_out(app)({"type": "http", "method": "POST", "headers": ()}, nothing, send)  # type: ignore[arg-type]
+    assert request.send(None) is None, "it waits for the loop"
+    request.close()
+    assert sent == []
