@@ -123,4 +123,4 @@ def test_a_series_whose_count_is_known_starts_at_the_goodbye(server: Server, tmp
         milliseconds = sorted(1000 * value for value in values)
         print(f"{what}: median {statistics.median(milliseconds):.0f} ms, worst {milliseconds[-1]:.0f} ms")
     assert len({one.job.id for one in passages}) == SERIES
-    assert all(0 < one.to_start < 600 for one in passages), "none has waited for the quiet time"
+    assert all(0 < one.to_start < 25 for one in passages), "none has waited for the quiet time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import warnings
 
 import pytest
@@ -81,3 +82,14 @@ def test_a_flood_of_one_warning_is_counted_and_hides_no_other(
     assert refused[-1].endswith("refused: 0 (and 9900 more like this, not written)")
     assert sum("stored" in line for line in lines) == 15_000
     assert sum("something else" in line for line in lines) == 3
+
+
+def test_an_error_of_a_database_is_told_with_its_code_and_without_what_it_quotes() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE a (b TEXT CHECK (b <> 'Doe^Jane'))")
+    with pytest.raises(sqlite3.IntegrityError) as caught:
+        connection.execute("INSERT INTO a VALUES ('Doe^Jane')")
+    connection.close()
+    told = logs.where(caught.value)
+    assert told.startswith("IntegrityError SQLITE_CONSTRAINT_CHECK\n")
+    assert "b <> " not in told
