@@ -69,8 +69,12 @@ def few_heaps(most: int = 2) -> None:
     _mallopt(_M_ARENA_MAX, most)
 
 
-def give_back(every: float = 60.0) -> None:
-    """Begin to give the system now and then what was freed and is kept for the next time (malloc_trim(3))."""
+def give_back(every: float = 30.0) -> None:
+    """Begin to give the system now and then what was freed and is kept for the next time (malloc_trim(3)).
+
+    What errors left behind goes before it: frames that know each other, and the input that they were about. Python
+    looks for such only when much that is new has lasted.
+    """
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         threading.Thread(target=_trim, args=(trim, every), name="give-back", daemon=True).start()
 
@@ -78,6 +82,7 @@ def give_back(every: float = 60.0) -> None:
 def _trim(trim: Callable[[int], int], every: float) -> None:
     while True:
         time.sleep(every)
+        gc.collect()
         trim(0)
 
 

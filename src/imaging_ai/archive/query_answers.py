@@ -98,7 +98,7 @@ def layout_of(level: Level, selected: frozenset[Path]) -> Layout:
     return Layout(level, columns, later, writers, frozenset(positions[tag] for tag in positions if _is_ready(tag)))
 
 
-@lru_cache(maxsize=1 << 13)
+@lru_cache(maxsize=1 << 11)
 def _fragment(layout: Layout, row: Row) -> bytes:
     form = _form(layout, tuple(map(_IS_EMPTY, row)))
     text = "".join(form.texts(row))

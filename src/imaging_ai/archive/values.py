@@ -38,7 +38,7 @@ _json = msgspec.json.Encoder().encode
 _Convert = Callable[[bytes, str, Decoder, bool], bytes]
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 12)
 def public_vr(tag: int) -> str:
     """Return the VR of an attribute of the standard (PS3.6), "UN" when it has none of that tag."""
     try:
@@ -158,4 +158,4 @@ def long_element_json(tag: int, vr: str, value: bytes, decoder: Decoder, big_end
 
 
 #: The same, remembered; for values short enough to be worth it.
-element_json = lru_cache(maxsize=1 << 14)(long_element_json)
+element_json = lru_cache(maxsize=1 << 11)(long_element_json)

@@ -81,7 +81,7 @@ def _welcome(link: str) -> None:
 @click.pass_context
 def work(context: click.Context) -> None:
     """Route series, run models, deliver results."""
-    from imaging_ai.process import few_heaps, give_back
+    from imaging_ai.process import few_heaps, give_back, settle
 
     few_heaps()
     settings = _begin(context)
@@ -90,6 +90,7 @@ def work(context: click.Context) -> None:
 
     with audited_role(settings, "work"):
         worker = wiring.make_worker(settings)
+        settle()
         give_back()
         worker.handle_signals()
         worker.run()
@@ -99,12 +100,13 @@ def work(context: click.Context) -> None:
 @click.pass_context
 def describe(context: click.Context) -> None:
     """Make metadata and frame positions of what was received, at low priority (beside receive)."""
-    from imaging_ai.process import few_heaps, give_back
+    from imaging_ai.process import few_heaps, give_back, settle
 
     few_heaps()
     with _role(context) as (settings, stop):
         from imaging_ai import wiring
 
+        settle()
         give_back()
         wiring.run_describer(settings, stop)
 

@@ -29,7 +29,7 @@ _CONTRACTED = re.compile("(?<=[aou])e")
 _TELLING = 4  # letters; "doe" shall not stand for all that begins with "do"
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 11)
 def folded(text: str) -> str:
     """Return text without case and accents, in the compatibility form of Unicode."""
     if text.isascii():
