@@ -105,3 +105,23 @@ while resident() > before - 30:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim(3) of glibc")
 def test_what_was_freed_is_given_back_in_time() -> None:
     subprocess.run([sys.executable, "-c", _FREED], check=True, timeout=60)
+
+
+_LEFT_BEHIND = """
+import gc, time, weakref
+from imaging_ai.process import give_back
+class Frame:
+    pass
+gc.disable()
+one = Frame()
+one.itself, known = one, weakref.ref(one)
+del one
+give_back(every=0.01)
+while known() is not None:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim(3) of glibc")
+def test_what_knows_itself_and_is_known_to_nobody_else_goes_in_time() -> None:
+    subprocess.run([sys.executable, "-c", _LEFT_BEHIND], check=True, timeout=60)

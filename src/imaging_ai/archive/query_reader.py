@@ -6,8 +6,9 @@ and so would its pool: connections to SQLite are kept here, detached from it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import event, exc
@@ -22,6 +23,8 @@ __all__ = ["Reader", "Reading"]
 _MAPPED = f"PRAGMA mmap_size = {1 << 32}"
 #: So many connections wait for the next search: each keeps what it has read and prepared.
 _KEPT = 8
+#: And for so long: what a connection has mapped of a large index counts as this process's, for each that has.
+_KEPT_SECONDS = 60.0
 _READER = "imaging_ai_reader"
 
 
@@ -53,10 +56,10 @@ class Reader:
             reader = database.info[_READER] = cls(database)
         return reader
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database, self._clock = database, clock
         self._errors: Any = database.engine.dialect.loaded_dbapi
-        self._idle: list[Any] = []
+        self._idle: list[tuple[Any, float]] = []  # with the time when each was made
         self.dialect = SQLITE if database.is_sqlite else POSTGRESQL
         event.listen(database.engine, "engine_disposed", lambda _engine: self._close())
 
@@ -80,9 +83,9 @@ class Reader:
     @contextmanager
     def _from_file(self) -> Iterator[Any]:
         try:
-            connection = self._idle.pop()
+            connection, made = self._idle.pop()
         except IndexError:
-            connection = self._connect()
+            connection, made = self._connect(), self._clock()
         try:
             cursor = connection.cursor()
             cursor.execute("BEGIN DEFERRED")
@@ -91,10 +94,12 @@ class Reader:
         except BaseException:
             connection.close()
             raise
-        if len(self._idle) < _KEPT:
-            self._idle.append(connection)
+        now = self._clock()
+        if len(self._idle) < _KEPT and now < made + _KEPT_SECONDS:
+            self._idle.append((connection, made))
         else:
             connection.close()
+            self._close_older_than(now - _KEPT_SECONDS)
 
     def _connect(self) -> Any:
         pooled = self._database.engine.raw_connection()
@@ -116,6 +121,14 @@ class Reader:
         finally:
             connection.close()  # which rolls back
 
+    def _close_older_than(self, then: float) -> None:
+        """Close those that nobody has asked for, for long; other threads may take one meanwhile."""
+        for one in tuple(self._idle):
+            with suppress(ValueError):
+                if one[1] < then:
+                    self._idle.remove(one)
+                    one[0].close()
+
     def _close(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[0].close()

@@ -60,6 +60,19 @@ def test_of_many_at_once_a_few_connections_remain(database: Database) -> None:
     assert count(reader) == 0
 
 
+def test_what_a_rush_opened_is_closed_after_a_minute(database: Database) -> None:
+    now = 0.0
+    reader = Reader(database, clock=lambda: now)
+    with ExitStack() as at_once:
+        for _ in range(5):
+            at_once.enter_context(reader.open())
+    now = 59.0
+    assert (count(reader), len(reader._idle)) == (0, 5)
+    now = 61.0
+    assert (count(reader), len(reader._idle)) == (0, 0), "the one that answered, and those that nobody asked for"
+    assert (count(reader), len(reader._idle)) == (0, 1)
+
+
 def test_after_an_error_the_next_search_is_answered(database: Database) -> None:
     reader = Reader(database)
     with pytest.raises(TooLarge), reader.open() as reading:
