@@ -309,7 +309,7 @@ def test_a_deflate_bomb_is_stored_small_and_read_by_nobody(server: Server) -> No
         "SELECT d.error AS error FROM instance_document d JOIN series s ON s.id = d.series_id "
         "WHERE s.series_instance_uid = :uid"
     )
-    wait_until(lambda: len(server.rows(described, uid=datasets[0].SeriesInstanceUID)) == 4, what="documents")
+    wait_until(lambda: len(server.rows(described, uid=datasets[0].SeriesInstanceUID)) == 4, 120, what="documents")
 
 
 def bomb(data: bytes) -> bytes:
